@@ -1,0 +1,1 @@
+"""From data to a Model, and from a Model to a smaller one."""

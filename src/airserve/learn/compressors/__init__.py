@@ -1,0 +1,1 @@
+"""Open set: a compressor makes a variant from a Model; `compress`."""

@@ -1,0 +1,1 @@
+"""Open set: a net is one readable file; `Config` and `build`."""

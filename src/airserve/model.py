@@ -1,0 +1,198 @@
+"""Model and Function: what is trained, and what runs on a site; the one place that opens an engine session."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Run = Callable[[Sequence[Array]], list[Array]]
+
+ENGINE_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
+                "tensor(bool)": "bool", "tensor(string)": "bytes"}  # fmt: skip
+
+
+class ModelError(ValueError):
+    """A model that cannot be used as asked; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Name, numpy dtype name ("bytes" for byte strings) and shape (-1 where free) of an input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real inputs of a Model: the first `calibration` rows calibrate, the rest gate and are driven.
+
+    `inputs` is as the graph takes them, shape (n, ...). Where the sensor sends something else, `encoded` holds
+    those bytes, one per row, and `media` names them ("image/jpeg").
+    """
+
+    inputs: Array
+    labels: Array | None = None
+    calibration: int = 0
+    encoded: tuple[bytes, ...] | None = None
+    media: str | None = None
+
+    def held(self) -> Samples:
+        """The rows that calibration did not see."""
+        k = self.calibration
+        return Samples(
+            self.inputs[k:],
+            None if self.labels is None else self.labels[k:],
+            0,
+            None if self.encoded is None else self.encoded[k:],
+            self.media,
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained graph (ONNX), a version in the registry. A variant shares name and version with its parent."""
+
+    name: str
+    version: int
+    variant: str
+    path: Path
+    digest: str  # SHA-256 of the ONNX file
+    signature: Signature
+    samples_path: Path | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)  # on the held samples or the test split
+    lineage: Mapping[str, Any] = field(default_factory=dict)  # net, task, seed, data fingerprint, parent, times
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}@{self.version}/{self.variant}"
+
+
+@dataclass(frozen=True)
+class Function:
+    """What runs on a Site: a Model, a head, a tail, or a pre-process ("jpeg": bytes to uint8 pixels).
+
+    `padded_s` emulates a slower site: compute takes at least so long; None leaves it as it is.
+    """
+
+    name: str
+    kind: Literal["model", "head", "tail", "preprocess"]
+    path: str = ""
+    padded_s: float | None = None
+
+
+@final
+class Engine:
+    """An ONNX file opened by onnxruntime: one thread, no spinning, so that profile and serve cannot differ."""
+
+    def __init__(self, source: str | Path | bytes, threads: int = 1) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        target = source if isinstance(source, bytes) else str(source)
+        try:
+            self.session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            what = "these bytes" if isinstance(source, bytes) else Path(source).name
+            reason = str(error).strip().splitlines()[0].split(" : ")[-1][:160]
+            raise ModelError(f"{what} cannot be opened as an ONNX model: {reason}.") from None
+        self.signature = Signature(_tensors(self.session.get_inputs()), _tensors(self.session.get_outputs()))
+        self._inputs = [tensor.name for tensor in self.signature.inputs]
+        self._outputs = [tensor.name for tensor in self.signature.outputs]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs in the signature's order, for inputs in the signature's order."""
+        outputs: list[Array] = self.session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
+        return outputs
+
+
+def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            value.name,
+            ENGINE_TYPES.get(value.type, value.type.removeprefix("tensor(").removesuffix(")")),
+            tuple(axis if isinstance(axis, int) else -1 for axis in value.shape),
+        )
+        for value in values
+    )
+
+
+def decode_jpeg(inputs: Sequence[Array]) -> list[Array]:
+    """Byte strings, shape (n,), to RGB pixels, uint8, shape (n, height, width, 3)."""
+    from PIL import Image
+
+    try:
+        return [np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in inputs[0]])]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the picture cannot be decoded: {str(error)[:80]}.") from None
+
+
+PREPROCESS: dict[str, tuple[Signature, Run]] = {
+    "jpeg": (
+        Signature((Tensor("image", "bytes", (-1,)),), (Tensor("pixels", "uint8", (-1, -1, -1, 3)),)),
+        decode_jpeg,
+    ),
+}
+
+
+def open_function(function: Function) -> tuple[Signature, Run]:
+    """The signature of a Function and the callable that runs it (without padding)."""
+    if function.kind == "preprocess":
+        return PREPROCESS[function.name]
+    engine = Engine(function.path)
+    return engine.signature, engine.run
+
+
+def load_samples(path: Path) -> Samples:
+    """Samples from an .npz file: `inputs`, or `encoded` bytes with `offsets` and `media`; `labels`, `calibration`.
+
+    Raises `ModelError` when the file holds neither.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in file.files}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{Path(path).name} is not a samples file (.npz with `inputs`): {str(error)[:80]}.") from None
+    labels = data.get("labels")
+    calibration = int(data.get("calibration", 0))
+    if "encoded" in data:
+        flat, at = data["encoded"].tobytes(), data["offsets"]
+        encoded = tuple(flat[a:b] for a, b in itertools.pairwise(at))
+        pixels = decode_jpeg([np.array(encoded, dtype=object)])[0]
+        return Samples(pixels, labels, calibration, encoded, str(data["media"]))
+    if "inputs" not in data:
+        raise ModelError(f"{Path(path).name} has no array named `inputs`; it has {', '.join(data) or 'nothing'}.")
+    return Samples(data["inputs"], labels, calibration)
+
+
+def save_samples(samples: Samples, path: Path) -> None:
+    """Write Samples as `load_samples` reads them."""
+    data: dict[str, Any] = {"calibration": np.array(samples.calibration)}
+    if samples.labels is not None:
+        data["labels"] = samples.labels
+    if samples.encoded is not None:
+        data["encoded"] = np.frombuffer(b"".join(samples.encoded), np.uint8)
+        data["offsets"] = np.cumsum([0, *map(len, samples.encoded)])
+        data["media"] = np.array(samples.media or "image/jpeg")
+    else:
+        data["inputs"] = samples.inputs
+    np.savez(path, **data)

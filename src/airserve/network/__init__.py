@@ -1,0 +1,1 @@
+"""The 5G network: bytes over cells, slices and links; never requests or models."""

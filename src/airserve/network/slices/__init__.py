@@ -1,0 +1,1 @@
+"""Open set: a slice policy is one pure function, `allocate`."""

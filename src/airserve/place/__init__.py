@@ -1,0 +1,1 @@
+"""Where models and the network meet: cut, profile, plan, deploy."""

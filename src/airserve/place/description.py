@@ -1,0 +1,203 @@
+"""The file a user writes: a network and the services on it, read strictly and refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from airserve import contract
+from airserve.network.topology import Description, Name, Network, Site
+
+
+class DescriptionError(ValueError):
+    """A description that cannot be used; the message says what, where in the file, and what would be right."""
+
+
+class Promise(Description):
+    """What is told to the users of a Service."""
+
+    latency_ms: float = Field(gt=0)
+    percentile: float = Field(99, gt=0, lt=100)
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+
+    def plain(self) -> contract.Promise:
+        return contract.Promise(self.latency_ms, self.percentile, self.max_accuracy_drop)
+
+
+class Pin(Description):
+    """A choice that the user makes in place of the planner."""
+
+    variant: str | None = None
+    cut: str | None = None  # a tensor's name; "none": not cut; "input": send the input
+    encoding: Literal["raw", "int8"] | None = None
+    sites: tuple[str, ...] | None = None
+
+
+class Service(Description):
+    """A model, the devices that ask it, how often, and the promise; or sizes and a compute time in place of a model."""
+
+    name: Name
+    slice: Name
+    devices: int = Field(ge=1, le=10_000)
+    rate_hz: float = Field(gt=0, le=10_000)
+    arrival: str = "periodic"  # periodic | poisson | trace: FILE
+    promise: Promise | None = None
+    model: str | None = None  # a name in the registry, or a path to an .onnx file
+    device: Name | None = None  # the site of kind device that asks
+    pin: Pin | None = None
+    bytes_up: int | None = Field(None, ge=1)
+    bytes_down: int | None = Field(None, ge=1)
+    compute_ms: float | None = Field(None, ge=0)
+    site: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        sized = [self.bytes_up, self.bytes_down, self.compute_ms, self.site]
+        if self.model is None and None in sized:
+            raise ValueError(
+                f"service {self.name} has no model; give `model`, or all of bytes_up, bytes_down, compute_ms and site"
+            )
+        if self.model is not None and any(value is not None for value in sized):
+            raise ValueError(
+                f"service {self.name} has a model and also bytes_up, bytes_down, compute_ms or site; keep one"
+            )
+        if self.model is not None and (self.device is None or self.promise is None):
+            raise ValueError(f"service {self.name} has a model and needs `device` and `promise` too")
+        if self.arrival not in ("periodic", "poisson") and not self.arrival.startswith("trace:"):
+            raise ValueError(f"arrival {self.arrival!r} is unknown; choose periodic, poisson or `trace: FILE`")
+        return self
+
+
+class Factory(Description):
+    """A whole file: the network and its services."""
+
+    network: Network
+    services: tuple[Service, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        slices = [s.name for s in self.network.slices]
+        sites = {s.name: s for s in self.network.sites}
+        names = [s.name for s in self.services]
+        for service in self.services:
+            if names.count(service.name) > 1:
+                raise ValueError(f"two services are named {service.name}; give each its own name")
+            _known("slice", service.slice, slices, service.name)
+            for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
+                _known("site", site, list(sites), service.name)
+            if service.device and sites[service.device].kind != "device":
+                devices = ", ".join(name for name, site in sites.items() if site.kind == "device")
+                raise ValueError(
+                    f"service {service.name} is asked from {service.device}, which is of kind "
+                    f"{sites[service.device].kind}; a device is wanted: {devices or 'add one to sites'}"
+                )
+        return self
+
+    def service(self, name: str) -> Service:
+        if name not in (names := [s.name for s in self.services]):
+            near = get_close_matches(name, names) or names
+            raise DescriptionError(f"no service named {name!r}; perhaps {', '.join(near)}?")
+        return self.services[names.index(name)]
+
+    def servers(self) -> list[Site]:
+        """The sites behind the user-plane function: edge and cloud."""
+        return [site for site in self.network.sites if site.kind != "device"]
+
+
+def _known(kind: str, name: str, names: list[str], service: str) -> None:
+    if name not in names:
+        near = get_close_matches(name, names) or names
+        raise ValueError(f"service {service} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
+
+
+def read(path: str | Path) -> Factory:
+    """A description from a YAML file.
+
+    Raises `DescriptionError`: one sentence with what is wrong, the line, and what would be right.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DescriptionError(f"{path} cannot be read ({error.strerror}); give the path of a description.") from None
+    except UnicodeDecodeError:
+        raise DescriptionError(f"{path} is not a text file; give the path of a description in YAML.") from None
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise DescriptionError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(data, dict):
+        raise DescriptionError(f"{path} holds no description; it starts with `network:` and `services:`.")
+    for service in data.get("services") or ():
+        if isinstance(service, dict) and isinstance(
+            service.get("arrival"), dict
+        ):  # YAML reads `trace: FILE` as a mapping
+            service["arrival"] = ": ".join(map(str, next(iter(service["arrival"].items()))))
+    try:
+        return Factory.model_validate(data)
+    except ValidationError as error:
+        raise DescriptionError(_sentence(path, tree, error)) from None
+
+
+def _sentence(path: Path, tree: Any, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = tuple(part for part in first["loc"] if part != "trace")
+    key = str(where[-1]) if where else ""
+    spot = f"{path}, line {_line(tree, where)}"
+    inside = ".".join(map(str, where[:-1])) or "the file"
+    match first["type"]:
+        case "extra_forbidden":
+            known = _keys(where[:-1])
+            near = get_close_matches(key, known, n=2, cutoff=0.5) or known
+            return f"{spot}: unknown key {key!r} in {inside}; perhaps {', '.join(near)}?"
+        case "missing":
+            return f"{spot}: {inside} lacks the key {key!r}; add it."
+        case "value_error":
+            return f"{spot}: {str(first['ctx']['error']).rstrip('.')}."
+        case _:
+            message = first["msg"].removeprefix("Input ").replace("should", "should", 1)
+            return f"{spot}: {'.'.join(map(str, where))} is {json.dumps(first['input'], default=str)}: it {message}."
+
+
+def _line(node: Any, where: tuple[int | str, ...]) -> int:
+    """The line in the file of the deepest part of a path that exists."""
+    line = 1
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(k, v) for k, v in node.value if k.value == part]
+            if not pairs:
+                break
+            line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _keys(where: tuple[int | str, ...]) -> list[str]:
+    """The keys that a place in the description may have."""
+    model: type[BaseModel] = Factory
+    for part in where:
+        if isinstance(part, str) and part in model.model_fields:
+            hint = model.model_fields[part].annotation
+            inner = [
+                h for h in (hint, *getattr(hint, "__args__", ())) if isinstance(h, type) and issubclass(h, BaseModel)
+            ]
+            if inner:
+                model = inner[0]
+    return list(model.model_fields)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a description, for editors."""
+    return Factory.model_json_schema()

@@ -1,0 +1,1 @@
+"""Open set: a planner chooses among candidates; `plan`."""

@@ -1,0 +1,1 @@
+"""Open set: a way to start the Functions of a Site; `Site`."""

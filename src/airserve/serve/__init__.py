@@ -1,0 +1,1 @@
+"""A Model as a service: light enough for a device."""

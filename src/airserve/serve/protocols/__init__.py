@@ -1,0 +1,1 @@
+"""Open set: a protocol reads requests and writes replies; the core speaks none."""
