@@ -133,7 +133,8 @@ def read(path: str | Path) -> Factory:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise DescriptionError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}.") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise DescriptionError(f"{path}{line}: not YAML: {problem}.") from None
     if not isinstance(data, dict):
         raise DescriptionError(f"{path} holds no description; it starts with `network:` and `services:`.")
     for service in data.get("services") or ():
@@ -148,7 +149,8 @@ def read(path: str | Path) -> Factory:
 
 
 def _sentence(path: Path, tree: Any, error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one: the misspelling is the better thing to say.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if part != "trace")
     key = str(where[-1]) if where else ""
     spot = f"{path}, line {_line(tree, where)}"
@@ -163,7 +165,7 @@ def _sentence(path: Path, tree: Any, error: ValidationError) -> str:
         case "value_error":
             return f"{spot}: {str(first['ctx']['error']).rstrip('.')}."
         case _:
-            message = first["msg"].removeprefix("Input ").replace("should", "should", 1)
+            message = first["msg"].removeprefix("Input ")
             return f"{spot}: {'.'.join(map(str, where))} is {json.dumps(first['input'], default=str)}: it {message}."
 
 

@@ -1,0 +1,109 @@
+"""The file a user writes: what is wrong gets one sentence with what, where and what next."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airserve.place.description import DescriptionError, Factory, read, schema
+
+FACTORY = Path(__file__).parents[2] / "examples/factory/factory.yaml"
+
+
+def test_the_example_reads():
+    factory = read(FACTORY)
+    assert factory.network.cell.prbs == 273
+    assert factory.network.cell.slot_ms == 0.5
+    assert [s.name for s in factory.servers()] == ["mast", "region"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("latency_ms: 50", "latency: 50", r"line \d+: unknown key 'latency' in .*promise; perhaps latency_ms"),
+        ("latency_ms: 50", 'latency_ms: "50 ms"', "latency_ms"),
+        ("carrier_ghz: 3.5", "carrier_ghz: 3500", "carrier_ghz"),
+        ("min: 30", "min: 90", r"min shares add up to 110 % \(control 20 \+ video 90\)"),
+        ("dedicated: 10, min: 20", "dedicated: 30, min: 20", "dedicated <= min <= max"),
+        ("slice: video", "slice: vidoe", "slice 'vidoe', which does not exist; perhaps video"),
+        ("device: camera", "device: mast", "kind edge; a device is wanted: sensor, camera"),
+        ("bandwidth_mhz: 100", "bandwidth_mhz: 55", "55 does not exist at 30 kHz"),
+        ("tdd: DDDSU", "tdd: DDDD", "at least one D and one U"),
+        ("name: mast, kind: edge", "name: camera, kind: edge", "two sites are named camera"),
+        ("rate_hz: 5", "rate_hz: -5", "rate_hz is -5"),
+        ("devices: 20", "", "lacks the key 'devices'"),
+        ("speed: 0.1}", "speed: 0.1, delay_ms: 3}", "stands at the radio"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path, old, new, says):
+    text = FACTORY.read_text()
+    assert old in text
+    file = tmp_path / "factory.yaml"
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(DescriptionError, match=says) as error:
+        read(file)
+    assert str(error.value).startswith(f"{file}, line ")
+    assert "\n" not in str(error.value)
+
+
+def test_the_line_is_the_right_one(tmp_path):
+    lines = FACTORY.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines, 1) if "max_accuracy_drop: 0.01" in line)
+    file = tmp_path / "f.yaml"
+    file.write_text(FACTORY.read_text().replace("max_accuracy_drop: 0.01", "accuracy: 0.01"))
+    with pytest.raises(DescriptionError, match=f"line {number}: unknown key 'accuracy'"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "holds no description"), ("a: [", "not YAML"), ("- 1", "holds no description")]
+)
+def test_files_that_are_no_description(tmp_path, text, says):
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    with pytest.raises(DescriptionError, match=says):
+        read(file)
+
+
+def test_a_missing_file():
+    with pytest.raises(DescriptionError, match="cannot be read"):
+        read("nowhere.yaml")
+
+
+def test_sizes_in_place_of_a_model_need_all_four(tmp_path):
+    text = FACTORY.read_text()
+    text += "  - {name: backups, devices: 1, rate_hz: 1, slice: video, bytes_up: 5, site: mast}\n"
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    with pytest.raises(DescriptionError, match="backups has no model; give `model`, or all of bytes_up"):
+        read(file)
+
+
+def test_a_trace_may_be_written_as_a_mapping(tmp_path):
+    text = FACTORY.read_text().replace("rate_hz: 5", "rate_hz: 5\n    arrival: {trace: a.csv}", 1)
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    assert read(file).services[0].arrival == "trace: a.csv"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_mangled_file_never_ends_in_a_traceback(tmp_path_factory, data):
+    text = FACTORY.read_text()
+    a = data.draw(st.integers(0, len(text)))
+    b = data.draw(st.integers(a, min(len(text), a + 40)))
+    file = tmp_path_factory.mktemp("m") / "f.yaml"
+    file.write_text(
+        text[:a] + data.draw(st.text(st.characters(codec="utf-8"), max_size=10)) + text[b:], encoding="utf-8"
+    )
+    try:
+        assert isinstance(read(file), Factory)
+    except DescriptionError as error:
+        assert "\n" not in str(error)
+
+
+def test_schema_names_every_key():
+    text = str(schema())
+    for key in ("carrier_ghz", "max_accuracy_drop", "dedicated", "speed"):
+        assert key in text
