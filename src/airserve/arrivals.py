@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
+from airserve.errors import UserError
 from airserve.model import Array
 
 CLOCK_ERROR_PPM = 20.0  # standard deviation of a device's crystal
 JITTER = 0.05  # of a period, uniform to either side: without it phases freeze against TDD and scheduling requests
 
 
-class ArrivalError(ValueError):
+class ArrivalError(UserError, ValueError):
     """An arrival law that cannot be followed; one sentence for the user."""
 
 

@@ -1,11 +1,12 @@
 """The open sets: a file's name is its name (a hyphen in a name is an underscore in the file)."""
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
+
+from airserve.errors import Unknown
 
 
 @final
@@ -19,7 +20,7 @@ class Catalog(Mapping[str, Any]):
     True
     >>> slices["ratioo"]
     Traceback (most recent call last):
-    LookupError: no slice policy named 'ratioo'; perhaps ratio?
+    airserve.errors.Unknown: no slice policy named 'ratioo'; perhaps ratio?
     """
 
     def __init__(self, kind: str, package: str, wanted: str | None = None) -> None:
@@ -35,8 +36,7 @@ class Catalog(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in (names := self.names()):
-            near = get_close_matches(name, names) or names
-            raise LookupError(f"no {self.kind} named {name!r}; perhaps {', '.join(near)}?")
+            raise Unknown(self.kind, name, names)
         module = import_module(f"{self.package}.{name.replace('-', '_')}")
         return getattr(module, self.wanted) if self.wanted else module
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+from airserve.errors import UserError
+
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array]], list[Array]]
 
@@ -19,7 +21,7 @@ ENGINE_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor
                 "tensor(bool)": "bool", "tensor(string)": "bytes"}  # fmt: skip
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A model that cannot be used as asked; the message is one sentence for the user."""
 
 

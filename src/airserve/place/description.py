@@ -11,10 +11,11 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from airserve import contract
+from airserve.errors import Unknown, UserError
 from airserve.network.topology import Description, Name, Network, Site
 
 
-class DescriptionError(ValueError):
+class DescriptionError(UserError, ValueError):
     """A description that cannot be used; the message says what, where in the file, and what would be right."""
 
 
@@ -100,8 +101,7 @@ class Factory(Description):
 
     def service(self, name: str) -> Service:
         if name not in (names := [s.name for s in self.services]):
-            near = get_close_matches(name, names) or names
-            raise DescriptionError(f"no service named {name!r}; perhaps {', '.join(near)}?")
+            raise Unknown("service", name, names)
         return self.services[names.index(name)]
 
     def servers(self) -> list[Site]:
