@@ -246,6 +246,6 @@ def _read(hint: Any, value: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         chosen = next(arg for arg in args if arg is not type(None))
         return None if value is None else _read(chosen, value)
-    if hint is Path:
-        return Path(value)
-    return value
+    if origin is np.ndarray:
+        return np.asarray(value)
+    return Path(value) if hint is Path else value
