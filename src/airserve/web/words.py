@@ -1,0 +1,241 @@
+"""How a report speaks: verdicts, sentences and figures, the same on the page and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNMEASURED = "not measured"
+ICON = {
+    "kept": "✓",
+    "not kept": "✗",
+    "too close to call": "≈",
+    "too few requests": "…",
+    UNMEASURED: "–",
+}  # fmt: skip
+STATE = {
+    "kept": "kept",
+    "not kept": "broken",
+    "too close to call": "close",
+    "too few requests": "few",
+    UNMEASURED: "few",
+}
+ARROW = {"up": " ↑", "down": " ↓"}
+
+Plain = Mapping[str, Any]
+
+
+def word(service: Plain) -> str:
+    """The verdict in words; a service that nobody asked yet is "not measured".
+
+    >>> word({"verdict": "kept"}), word({"verdict": None, "kept": False}), word({})
+    ('kept', 'not kept', 'not measured')
+    """
+    if service.get("verdict") in STATE:
+        return str(service["verdict"])
+    if service.get("kept") is None or not service.get("sent", 1):
+        return UNMEASURED
+    return "kept" if service["kept"] else "not kept"
+
+
+def ms(value: float | None, infinite: bool = False) -> str:
+    """A latency in ms as text; `infinite` says that None stands for requests that were not answered.
+
+    >>> ms(31.24), ms(248.4), ms(None), ms(None, infinite=True)
+    ('31.2', '248', '–', '∞')
+    """
+    if value is None:
+        return "∞" if infinite else "–"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with narrow spaces between thousands.
+
+    >>> count(12345) == "12\u202f345"
+    True
+    """
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def plain(value: float | None, unit: str = "") -> str:
+    """A number as short as it goes, with its unit.
+
+    >>> plain(50.0, " ms"), plain(None)
+    ('50 ms', '–')
+    """
+    return "–" if value is None else f"{value:g}{unit}"
+
+
+def per_cent(share: float | None) -> str:
+    """A share from 0 to 1 in per cent.
+
+    >>> per_cent(0.034), per_cent(None)
+    ('3.4 %', '–')
+    """
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def score(value: float | None) -> str:
+    """A score to three digits.
+
+    >>> score(0.9211)
+    '0.921'
+    """
+    return "–" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference in ms with its sign.
+
+    >>> signed(5.63), signed(-0.2), signed(0.01), signed(None)
+    ('+5.6', '−0.2', '+0.0', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{'−' if value <= -0.05 else '+'}{ms(abs(value))}"
+
+
+def interval(low_high: Sequence[float | None] | None) -> str:
+    """Both ends of an interval in ms.
+
+    >>> interval([30.1, 32.4]), interval([30.1, None]), interval(None)
+    ('30.1 to 32.4', '30.1 to ∞', '–')
+    """
+    if not low_high or len(low_high) != 2:
+        return "–"
+    return f"{ms(low_high[0], True)} to {ms(low_high[1], True)}"
+
+
+def promise(service: Plain) -> str:
+    """
+    >>> promise({"percentile": 99.0, "promise_ms": 50.0})
+    'p99 within 50 ms'
+    """
+    if service["promise_ms"] is None:
+        return "none"
+    return f"p{service['percentile']:g} within {service['promise_ms']:g} ms"
+
+
+def predicted(service: Plain) -> str:
+    """The predicted percentile; where there is an interval but no value, it is infinite."""
+    return ms(service["predicted_ms"], infinite=bool(service["predicted_interval_ms"]))
+
+
+def foreseen(runner_up: Plain) -> str:
+    """The percentile predicted for a plan that lost; a closed-form bound says only that it is no lower.
+
+    >>> foreseen({"predicted_ms": 88.0, "predicted_interval_ms": None, "judged_by": "bound"})
+    '≥ 88.0'
+    """
+    return ("≥ " if runner_up["judged_by"] == "bound" else "") + predicted(runner_up)
+
+
+def measured(service: Plain) -> str:
+    """The measured percentile; where requests were sent and there is no value, it is infinite."""
+    return ms(service["measured_ms"], infinite=bool(service["sent"]))
+
+
+def placed(one: Plain) -> str:
+    """Where a service runs, in words.
+
+    >>> placed({"variant": "int8", "cut": "relu_3", "encoding": "int8", "sites": ["camera", "mast"]})
+    'int8 cut at relu_3 (int8), camera + mast'
+    >>> placed({"variant": "fp32", "cut": "input", "encoding": "jpeg", "sites": ["mast"]})
+    'fp32 on mast, the input sent as jpeg'
+    >>> placed({"variant": "int8", "cut": "none", "encoding": "", "sites": ["sensor"]})
+    'int8 on sensor alone'
+    """
+    sites = " + ".join(map(str, one["sites"]))
+    if not one["variant"] and not sites:
+        return "nowhere yet"
+    if not one["cut"]:
+        return f"{one['variant']} on {sites}".strip()
+    if one["cut"] == "none":
+        return f"{one['variant']} on {sites} alone"
+    if one["cut"] == "input":
+        return f"{one['variant']} on {sites}, the input sent" + (f" as {one['encoding']}" if one["encoding"] else "")
+    return f"{one['variant']} cut at {one['cut']}" + (f" ({one['encoding']})" if one["encoding"] else "") + f", {sites}"
+
+
+def span(one: Plain) -> str:
+    """
+    >>> span({"kind": "air", "direction": "up", "site": "hall"})
+    'air ↑ · hall'
+    """
+    return str(one["kind"]) + ARROW.get(one["direction"], "") + (f" · {one['site']}" if one["site"] else "")
+
+
+def over_plan(one: Plain) -> float | None:
+    """Milliseconds that a span of the slow requests takes more than predicted."""
+    if one["slow_ms"] is None or one["predicted_slow_ms"] is None:
+        return None
+    return float(one["slow_ms"] - one["predicted_slow_ms"])
+
+
+def guilty(service: Plain) -> int | None:
+    """Index of the span that costs most against the plan, at least 1 ms and 3 % of the promise; None where none does.
+
+    A promise that is not kept always has one: without a prediction it is the longest span of the slow requests.
+    """
+    spans = service["waterfall"]
+    over = [over_plan(one) for one in spans]
+    known = [(value, at) for at, value in enumerate(over) if value is not None]
+    if known and max(known)[0] >= max(1.0, 0.03 * (service["promise_ms"] or 0)):
+        return max(known)[1]
+    slow = [(one["slow_ms"], at) for at, one in enumerate(spans) if one["slow_ms"] is not None]
+    return max(slow)[1] if slow and service["word"] == "not kept" else None
+
+
+def sentence(report: Plain) -> tuple[str, str]:
+    """The verdict on all promises, and what lies behind it.
+
+    >>> sentence({"services": [], "valid": True, "plan": {"limits": []}})
+    ('The report holds no service.', '')
+    """
+    services, limits = report["services"], report["plan"]["limits"]
+    if not services:
+        return "The report holds no service.", " ".join(map(str, limits))
+    lines = [_line(service) for service in services[:6]] + [str(limit) for limit in limits]
+    if len(services) > 6:
+        lines.append(f"{len(services) - 6} more below.")
+    if not report["valid"]:
+        why = report["invalid_why"].rstrip(". ") or "no reason was given"
+        return f"This run does not count: {why}.", " ".join(["What it measured all the same:", *lines])
+    return _headline(services), " ".join(lines)
+
+
+def _headline(services: Sequence[Plain]) -> str:
+    of = {name: [service["name"] for service in services if service["word"] == name] for name in STATE}
+    total, broken, kept = len(services), of["not kept"], len(of["kept"])
+    if len(of[UNMEASURED]) == total:
+        good = sum(service["kept"] is True for service in services)
+        return f"Nothing is measured yet; the plan is predicted to keep {good} of {total} promise{'s' * (total > 1)}."
+    if kept == total:
+        return {1: "The promise is kept.", 2: "Both promises are kept."}.get(total, f"All {total} promises are kept.")
+    if len(broken) == 1:
+        return f"{broken[0]}: promise not kept."
+    if broken:
+        return f"{len(broken)} of {total} promises not kept: {', '.join(broken)}."
+    return f"No promise is broken; {kept} of {total} {'is' if kept == 1 else 'are'} kept."
+
+
+def _line(service: Plain) -> str:
+    """One service in one sentence."""
+    name, verdict, promised = service["name"], service["word"], plain(service["promise_ms"], " ms")
+    mark = f"p{service['percentile']:g}"
+    if verdict == UNMEASURED:
+        return f"{name}: {mark} predicted {predicted(service)} of {promised} promised."
+    text = f"{name}: {mark} {measured(service)} of {promised} promised"
+    if verdict != "kept" and verdict != "not kept":
+        return f"{text}, {verdict}."
+    if verdict == "kept":
+        return f"{text}."
+    if service["failed"]:
+        text += f"; {count(service['failed'])} of {count(service['sent'])} requests were not answered"
+    if service["guilty"] is not None:
+        one = service["waterfall"][service["guilty"]]
+        extra = over_plan(one)
+        most = f"takes {ms(extra)} ms more than predicted" if extra and extra >= 1 else f"takes {ms(one['slow_ms'])} ms"
+        text += f"; {span(one)} {most}"
+    return f"{text}."
