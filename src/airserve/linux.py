@@ -1,0 +1,90 @@
+"""What our processes ask of Linux: to run on time, to wake at an instant, to die with their parent.
+
+sched(7), prctl(2), proc(5). asyncio and uvloop round timers to 1 ms, which is two slots of a 30 kHz carrier.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_TIMERSLACK = 29
+
+
+def run_on_time(priority: int) -> str:
+    """Ask for SCHED_FIFO and exact timers for this thread and those it starts; returns what was obtained.
+
+    Objects made so far leave the garbage collector's sight, so that a collection is short.
+    """
+    _prctl(PR_SET_TIMERSLACK, 1)
+    gc.collect()
+    gc.freeze()
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except PermissionError:
+        return "SCHED_OTHER: SCHED_FIFO is not allowed here (it needs root, CAP_SYS_NICE or an rtprio limit)"
+    return f"SCHED_FIFO {priority}"
+
+
+def run_as_others() -> None:
+    """Back from SCHED_FIFO to the ordinary class, for work that nobody waits for."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def wait(epoll: select.epoll, until_s: float | None) -> list[tuple[int, int]]:
+    """Ready file descriptors, or an empty list at `until_s` of time.monotonic(); None waits for ever.
+
+    epoll's own timeout counts whole milliseconds; select's microseconds, and an epoll can be selected.
+    """
+    if until_s is not None:
+        select.select([epoll], [], [], max(0.0, until_s - time.monotonic()))
+        return epoll.poll(0)
+    return epoll.poll()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process, at once, when its parent `parent` ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_all_files() -> None:
+    """As many open files as the administrator allows: a device takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def born(pid: int) -> int | None:
+    """Start time of a living process in clock ticks since boot, which tells it from a later one of the same number.
+
+    >>> born(os.getpid()) is not None, born(2**22 + 1)
+    (True, None)
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def command(pid: int) -> list[str]:
+    """The arguments of a process; none where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
