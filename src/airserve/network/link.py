@@ -8,8 +8,9 @@ from math import ceil, floor, log2, log10
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from airserve.network.jit import njit
 
 Direction = Literal["up", "down"]
 
@@ -52,7 +53,6 @@ def gap_db(efficiency: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.interp(efficiency, known, gap) + slope * np.maximum(efficiency - known[-1], 0.0)
 
 
-# The compiled functions below freeze these arrays: after a change in tables/, touch this file to compile again.
 QM, RATE = mcs_table(2)
 EFFICIENCY = QM * RATE  # bit/s/Hz of one layer
 THRESHOLD_DB = 10 * np.log10(2**EFFICIENCY - 1) + gap_db(EFFICIENCY)
@@ -72,7 +72,7 @@ def threshold_db(mcs: int) -> float:
     return float(THRESHOLD_DB[mcs])
 
 
-@njit(cache=True)
+@njit
 def resource_elements(symbols: int, dmrs: int) -> int:
     """Resource elements of one PRB for data: `symbols` OFDM symbols less `dmrs` elements, TS 38.214 5.1.3.2.
 
@@ -82,7 +82,7 @@ def resource_elements(symbols: int, dmrs: int) -> int:
     return max(0, min(156, 12 * symbols - dmrs))
 
 
-@njit(cache=True)
+@njit
 def tbs_bits(n_re: int, qm: int, rate: float, layers: int) -> int:
     """Bits of a transport block on `n_re` resource elements (per PRB times PRBs), 1 to 4 layers, TS 38.214 5.1.3.2.
 
@@ -121,7 +121,7 @@ def peak_rate_bps(
     return layers * qm * rate * prbs * 12 * symbols_per_s * (1 - OVERHEAD[frequency_range, direction])
 
 
-@njit(cache=True)
+@njit
 def bler(snr_db: float, mcs: int) -> float:
     """Probability that the first transmission of a block is lost, at an SNR per layer in dB (EVM applied).
 
@@ -135,7 +135,7 @@ def bler(snr_db: float, mcs: int) -> float:
     return min(1.0, max(BLER_FLOOR, 10.0**decades))
 
 
-@njit(cache=True)
+@njit
 def margin_db(target_bler: float) -> float:
     """dB above the threshold at which `bler` is the target; negative for a target above 10 %.
 
@@ -145,7 +145,7 @@ def margin_db(target_bler: float) -> float:
     return (-1.0 - log10(target_bler)) / DECADES_PER_DB
 
 
-@njit(cache=True)
+@njit
 def with_evm_db(snr_db: float) -> float:
     """SINR in dB behind a transmitter of 3.5 % EVM: 1/SINR = 1/SNR + EVM^2, at most 29.1 dB.
 
@@ -155,7 +155,7 @@ def with_evm_db(snr_db: float) -> float:
     return -10.0 * log10(10.0 ** (-snr_db / 10.0) + EVM**2)
 
 
-@njit(cache=True)
+@njit
 def uplink_snr_db(full_band_snr_db: float, prbs_granted: int, prbs_total: int) -> float:
     """SINR in dB of an uplink grant of some PRBs, from the SNR of a grant of all PRBs; EVM is applied here.
 

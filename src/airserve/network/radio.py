@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-from numba import njit
 from numpy.random import Generator
 
 from airserve.errors import UserError
@@ -26,7 +26,7 @@ class TraceError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Trace:
-    """The radio of UEs over time. It is looped forth and back (`snapshot`), so that no jump is made at its end.
+    """The radio of UEs over time. The MAC loops it forth and back, so that no jump is made at its end.
 
     SNR is per layer, effective over the band, and without EVM (`link.with_evm_db` adds it). Uplink SNR is that of
     23 dBm spread over all PRBs of the carrier; `link.uplink_snr_db` turns it into that of a smaller grant.
@@ -87,10 +87,15 @@ def load(cell: Cell, home: Path | None = None) -> Trace:
     )
 
 
+def trace_folder(home: Path | None = None) -> Path:
+    """Where traces made on this machine are kept: under `home`, AIRSERVE_HOME or `.airserve`."""
+    return Path(home or os.environ.get("AIRSERVE_HOME") or ".airserve") / "traces"
+
+
 def read(path: Path) -> Trace:
     """A trace from an .npz file that `tracing.save` wrote. Raises `TraceError` when it is not one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             trace = Trace(
                 str(file["scenario"]),
                 float(file["snapshot_s"]),
@@ -99,7 +104,7 @@ def read(path: Path) -> Trace:
                 file["position_m"],
                 json.loads(str(file["made_by"])),
             )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = str(error)[:80]
         raise TraceError(f"{path} is not a radio trace ({reason}); make it again with `airserve traces`.") from None
     shapes = {array.shape[:2] for array in (trace.snr_down_db, trace.snr_up_db)}
@@ -111,24 +116,12 @@ def read(path: Path) -> Trace:
 def assign(trace: Trace, ues: int, rng: Generator) -> tuple[Array, Array]:
     """Which row of the trace each UE follows, and from which step: two int64 arrays (ues,).
 
-    Rows are drawn without repetition while they last, then all again; UEs on one row differ in their step.
+    Rows are drawn without repetition while they last, then all again; UEs on one row differ in their step. A step
+    is a snapshot on the way forth and back, 0 to 2 * snapshots - 3.
     """
     rounds = -(-ues // trace.positions)
     rows = np.concatenate([rng.permutation(trace.positions) for _ in range(rounds)] or [np.empty(0, np.int64)])[:ues]
     return rows, rng.integers(0, max(1, 2 * trace.snapshots - 2), ues)
-
-
-@njit(cache=True)
-def snapshot(step: int, snapshots: int) -> int:
-    """The snapshot at a step of a trace that is looped forth and back.
-
-    >>> [snapshot(step, 3) for step in range(6)]
-    [0, 1, 2, 1, 0, 1]
-    """
-    if snapshots < 2:
-        return 0
-    at = step % (2 * snapshots - 2)
-    return min(at, 2 * snapshots - 2 - at)
 
 
 def rates(
@@ -164,7 +157,7 @@ def _stem(cell: Cell) -> str:
 
 
 def _folders(home: Path | None) -> Iterator[Path]:
-    yield Path(home or os.environ.get("AIRSERVE_HOME") or ".airserve") / "traces"
+    yield trace_folder(home)
     yield Path(str(files("airserve.network") / "traces"))
 
 

@@ -1,7 +1,7 @@
 """Radio traces from TR 38.901 channels, made offline with Sionna (extra `radio`): one base station, no neighbours.
 
 What is modelled: path loss, shadowing and fading of TR 38.901; per RBG of 16 PRBs a downlink precoder from an
-uplink sounding one snapshot old and noisy (TDD reciprocity), the wideband codebook of TS 38.211 6.3.1.5 in the
+uplink sounding that is 20 ms old and noisy (TDD reciprocity), the wideband codebook of TS 38.211 6.3.1.5 in the
 uplink, MMSE receivers that know their channel. Effective SNR over RBGs and layers is by mutual information (RBIR,
 IEEE 802.16m evaluation methodology 4.3.2). What is not: interference, moving scatterers, errors of calibration.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,29 +19,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
 
 from airserve.model import Array
 from airserve.network.link import EVM
-from airserve.network.radio import Trace, TraceError
+from airserve.network.radio import Trace, TraceError, file_name, trace_folder
 from airserve.network.topology import Cell
 
 UE_POWER_DBM = 23.0  # power class 3, TS 38.101-1 6.2.1
 UE_NOISE_FIGURE_DB, GNB_NOISE_FIGURE_DB = 9.0, 5.0  # TR 38.901 Table 7.8-1, TR 38.802 Table A.2.1-1
 NOISE_DBM_PER_HZ = -174.0
 RBG_PRBS = 16  # TS 38.214 Table 5.1.2.2.1-1, configuration 1, above 144 PRBs
-LAYERS_DOWN, LAYERS_UP = 4, 2
+LAYERS_DOWN = 4
+SOUNDING_AGE_S = 0.02  # a period of sounding: what a precoder rests on
+# SRS, TS 38.211 6.4.1.4: comb 4 has the power of a symbol in a quarter of its elements; 12 of them, those of 4 PRBs
+# (1.4 MHz), are averaged
+SOUNDING_GAIN = 4 * 12
 CHANNELS_AT_ONCE = 100_000  # antenna pairs times snapshots times UEs: about 1.5 GB
 
 # TS 38.211 Tables 6.3.1.5-1 and 6.3.1.5-4: a device of two coherent antennas, one and two layers
 CODEBOOK_1 = np.array([[1, 0], [0, 1], [1, 1], [1, -1], [1, 1j], [1, -1j]])[:, :, None] / np.sqrt(2)
 CODEBOOK_2 = np.array([np.sqrt(2) * np.eye(2), [[1, 1], [1, -1]], [[1, 1], [1j, -1j]]]) / 2
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Hall:
-    """A factory hall of TR 38.901 Table 7.8-7. Its one base station is at the middle of a short wall."""
+    """A factory hall (TR 38.901 Table 7.8-7) or office floor (Table 7.8-1).
+
+    Its one base station is at the middle of a short wall and looks at the middle of the floor.
+    """
 
     length_m: float
     width_m: float
@@ -53,8 +62,10 @@ HALLS = {
     "inf-dh": Hall(120, 60, 8.0),
     "inf-dl": Hall(300, 150, 1.5),
     "inf-sh": Hall(300, 150, 8.0),
+    "inh": Hall(120, 50, 3.0, ue_height_m=1.0),
 }
-GNB_POWER_DBM = {**dict.fromkeys(HALLS, 24.0), "umi": 44.0, "uma": 49.0}  # TR 38.901 Table 7.8-1; InF as InH
+# TR 38.901 Table 7.8-1, below 6 GHz; InF as InH, and RMa as in ITU-R M.2412 Table 8-4
+GNB_POWER_DBM = {**dict.fromkeys(HALLS, 24.0), "umi": 44.0, "uma": 49.0, "rma": 49.0}
 
 
 def make(
@@ -67,12 +78,12 @@ def make(
     speed_ms: float = 0.83,
     seed: int = 0,
     csi: Literal["sounded", "ideal"] = "sounded",
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """The radio of UEs dropped at random in a cell; `progress(done, ues)` is called as UEs are done.
 
     A UE keeps its path loss and shadowing and moves through its fading at `speed_ms` metres per second. `csi`:
-    the downlink precoder from a sounding one snapshot old and noisy, or (to see the loss) from the channel itself.
+    the downlink precoder from a sounding 20 ms old and noisy, or (to see the loss) from the channel itself.
     Shadowing is correlated only among the few UEs that are made at once. Sets Sionna's global seed.
 
     Raises `TraceError` when Sionna is missing or the scenario or an antenna number is not supported.
@@ -100,18 +111,21 @@ def make(
         )
     )
     rng = np.random.default_rng([seed, 1])
-    step = max(1, CHANNELS_AT_ONCE // (cell.gnb_ports * cell.ue_antennas * (snapshots + 1)))
+    age = max(1, round(SOUNDING_AGE_S / snapshot_s))  # in snapshots
+    step = max(1, CHANNELS_AT_ONCE // (cell.gnb_ports * cell.ue_antennas * (snapshots + age)))
     down, up = [], []
     with torch.no_grad():
         for first in range(0, ues, step):
             some = slice(first, min(ues, first + step))
             model, sending = _channel(scenario, cell)
             model.set_topology(**{key: value[:, some] if key in PER_UE else value for key, value in topology.items()})
-            impulses, delays = model(snapshots + 1, 1 / snapshot_s)
+            impulses, delays = model(snapshots + age, 1 / snapshot_s)
             response = cir_to_ofdm_channel(frequencies, impulses, delays)[0, :, :, 0]  # ue, ue ant, port, time, rbg
             h = response.permute(0, 3, 4, 1, 2).numpy().astype(np.complex128)
-            down.append(_downlink_db(h, down_gain, None if csi == "ideal" else up_gain, rng))
-            up.append(_uplink_db(h[..., sending, :], up_gain))
+            old, now = h[:, :-age], h[:, age:]
+            known = now if csi == "ideal" else _sounded(old, up_gain * SOUNDING_GAIN, rng)
+            down.append(_downlink_db(now, known, down_gain))
+            up.append(_uplink_db(now[..., sending, :], old[..., sending, :], up_gain))
             if progress:
                 progress(some.stop, ues)
     made_by = {
@@ -124,6 +138,40 @@ def make(
     }  # fmt: skip
     position_m = topology["ut_loc"][0].numpy().astype(np.float32)
     return Trace(scenario, snapshot_s, np.concatenate(down), np.concatenate(up), position_m, made_by)
+
+
+def make_for(
+    scenario: str,
+    *,
+    ues: int = 50,
+    snapshots: int = 100,
+    seed: int = 1,
+    home: Path | None = None,
+    **cell: Any,
+) -> Path:
+    """Make the trace of a scenario and keep it where `radio.load` finds it; the path of the file.
+
+    `cell` sets other keys of the cell: carrier_ghz, bandwidth_mhz, scs_khz, gnb_ports, ue_antennas. Shows a
+    progress bar on a terminal. Stopped before its end, it leaves no file.
+    """
+    try:
+        described = Cell.model_validate({"name": "cell", "scenario": scenario, **cell})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TraceError(f"{'.'.join(map(str, first['loc'])) or 'cell'} {first['input']}: {first['msg']}.") from None
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"radio of {ues} UEs, {scenario}", total=ues)
+        trace = make(
+            scenario,
+            cell=described,
+            ues=ues,
+            snapshots=snapshots,
+            seed=seed,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    path = trace_folder(home) / file_name(described)
+    save(trace, path)
+    return path
 
 
 def save(trace: Trace, path: Path) -> None:
@@ -191,7 +239,7 @@ def _drop(scenario: str, carrier_hz: float, ues: int, speed_ms: float, seed: int
 
 def _channel(scenario: str, cell: Cell) -> tuple[Any, list[int]]:
     """Sionna's channel model of a scenario, and the UE antennas that send: one of each polarization."""
-    from sionna.phy.channel.tr38901 import InF, PanelArray, UMa, UMi
+    from sionna.phy.channel.tr38901 import InF, InH, PanelArray, RMa, UMa, UMi
 
     def array(antennas: int, rows: int, **pattern: str) -> Any:
         if antennas > 1 and antennas % 2:
@@ -211,45 +259,52 @@ def _channel(scenario: str, cell: Cell) -> tuple[Any, list[int]]:
     ue = array(cell.ue_antennas, 1, polarization_type="V" if cell.ue_antennas == 1 else upright, antenna_pattern="omni")
     sending = [0] if cell.ue_antennas == 1 else [int(ue.ant_ind_pol1[0]), int(ue.ant_ind_pol2[0])]
     carrier_hz = cell.carrier_ghz * 1e9
-    if scenario in HALLS:
-        return InF(carrier_hz, ue, gnb, "downlink", factory_scenario=scenario.removeprefix("inf-").upper()), sending
-    outdoor = {"umi": UMi, "uma": UMa}[scenario]
-    return outdoor(carrier_hz, "low", ue, gnb, "downlink"), sending
+    ends: dict[str, Any] = {"ut_array": ue, "bs_array": gnb, "direction": "downlink"}
+    match scenario:
+        case "umi" | "uma":
+            model = {"umi": UMi, "uma": UMa}[scenario](carrier_hz, "low", **ends)
+        case "rma":
+            model = RMa(carrier_hz, **ends)
+        case "inh":
+            model = InH(carrier_hz, **ends)
+        case _:
+            model = InF(carrier_hz, **ends, factory_scenario=scenario.removeprefix("inf-").upper())
+    return model, sending
 
 
-def _downlink_db(h: Array, gain: float, sounding_gain: float | None, rng: np.random.Generator) -> Array:
-    """SNR in dB of 1 to 4 layers, int8 (ue, snapshot, layers), of channels h (ue, snapshot + 1, rbg, ue ant, port).
+def _sounded(h: Array, gain: float, rng: np.random.Generator) -> Array:
+    """A channel as a sounding of some SNR per unit of channel gain sees it."""
+    noise = rng.standard_normal((2, *h.shape)) * np.sqrt(0.5 / gain)
+    return h + noise[0] + 1j * noise[1]
 
-    The strongest directions of the sounded channel get equal power. `gain` is transmit power over noise power.
+
+def _downlink_db(h: Array, known: Array, gain: float) -> Array:
+    """SNR in dB of 1 to 4 layers, int8 (ue, snapshot, layers), of channels h (ue, snapshot, rbg, ue ant, port).
+
+    The strongest directions of the channel as it is `known` get equal power; `gain` is transmit over noise power.
     """
-    now = h[:, 1:]
-    known = now
-    if sounding_gain is not None:
-        old = h[:, :-1]
-        noise = rng.standard_normal((2, *old.shape)) * np.sqrt(0.5 / sounding_gain)
-        known = old + noise[0] + 1j * noise[1]
     # Right singular vectors by the small Gram matrix: 4x4 in place of 4x32.
     _, left = np.linalg.eigh(known @ _h(known))
     directions = _h(known) @ left[..., ::-1]
-    directions /= np.linalg.norm(directions, axis=-2, keepdims=True)
+    directions /= np.maximum(np.linalg.norm(directions, axis=-2, keepdims=True), 1e-30)  # a missing path stays zero
     most = min(LAYERS_DOWN, *h.shape[-2:])
-    seen = now @ directions[..., :most]
+    seen = h @ directions[..., :most]
     return np.stack([_effective_db(_mmse_snr(seen[..., :r], gain / r)) for r in range(1, most + 1)], -1)
 
 
-def _uplink_db(h: Array, gain: float) -> Array:
-    """SNR in dB of 1 or 2 layers, int8 (ue, snapshot, layers), of channels h (ue, snapshot + 1, rbg, ue ant, port).
+def _uplink_db(h: Array, known: Array, gain: float) -> Array:
+    """SNR in dB of 1 or 2 layers, int8 (ue, snapshot, layers), of channels h (ue, snapshot, rbg, ue ant, port).
 
-    The wideband precoder is the one that was best a snapshot ago.
+    One wideband precoder of the codebook: the best for the channel as it is `known`.
     """
-    h = np.swapaxes(h, -1, -2)
+    h, known = np.swapaxes(h, -1, -2), np.swapaxes(known, -1, -2)
     if h.shape[-1] == 1:
-        return _effective_db(_mmse_snr(h[:, 1:], gain))[..., None]
+        return _effective_db(_mmse_snr(h, gain))[..., None]
     layers = []
     for codebook in (CODEBOOK_1, CODEBOOK_2):
-        snr = np.stack([_mmse_snr(h @ precoder, gain) for precoder in codebook])  # entry, ue, time, rbg, layer
-        best = np.log2(1 + snr[:, :, :-1]).sum(axis=(-1, -2)).argmax(axis=0)
-        layers.append(_effective_db(np.take_along_axis(snr[:, :, 1:], best[None, :, :, None, None], 0)[0]))
+        promised = [np.log2(1 + _mmse_snr(known @ entry, gain)).sum(axis=(-1, -2)) for entry in codebook]
+        precoder = codebook[np.argmax(promised, axis=0)][:, :, None]  # ue, snapshot, 1, ue ant, layer
+        layers.append(_effective_db(_mmse_snr(h @ precoder, gain)))
     return np.stack(layers, -1)
 
 
