@@ -9,6 +9,7 @@ import {colour, html, svg} from "./dom.js";
 
 const FONT_PX = 12; // uPlot scales fonts by whole pixels only
 const MARK_PX = 11;
+const KEY_PX = 20; // below the chart, in a saved SVG
 const drawn = new WeakMap();
 
 export function chart(element, spec) {
@@ -152,10 +153,11 @@ export function chartSvg(element) {
     height: plot.bbox.height / ratio};
   const [right, bottom] = [box.left + box.width, box.top + box.height];
   const pos = (value, axis) => plot.valToPos(value, axis) + (axis === "x" ? box.left : box.top);
-  const picture = svg("svg", {viewBox: `0 0 ${plot.width} ${plot.height}`, width: plot.width, height: plot.height,
+  const height = plot.height + KEY_PX;
+  const picture = svg("svg", {viewBox: `0 0 ${plot.width} ${height}`, width: plot.width, height,
     "font-family": "sans-serif", "font-size": FONT_PX});
   const text = (x, y, anchor, content, fill = "dim") => svg("text", {x, y, "text-anchor": anchor, fill: colour(fill)}, content);
-  picture.append(svg("rect", {width: plot.width, height: plot.height, fill: colour("panel")}),
+  picture.append(svg("rect", {width: plot.width, height, fill: colour("panel")}),
     svg("clipPath", {id: "plot"}, svg("rect", {x: box.left, y: box.top, width: box.width, height: box.height})));
   const ticks = (axis) => (plot.axes[axis === "x" ? 0 : 1]._splits || []).filter((value) =>
     value >= plot.scales[axis].min && value <= plot.scales[axis].max);
@@ -166,6 +168,12 @@ export function chartSvg(element) {
   for (const value of ticks("x")) {
     picture.append(svg("line", {y1: box.top, y2: bottom, x1: pos(value, "x"), x2: pos(value, "x"), stroke: colour("track")}),
       text(pos(value, "x"), bottom + 15, "middle", (spec.x.format || String)(value)));
+  }
+  if (spec.y.title) {
+    const middle = box.top + box.height / 2;
+    const title = text(12, middle, "middle", spec.y.title);
+    title.setAttribute("transform", `rotate(-90 12 ${middle})`);
+    picture.append(title);
   }
   if (spec.x.title) picture.append(text(box.left + box.width / 2, plot.height - 2, "middle", spec.x.title));
   const lines = svg("g", {"clip-path": "url(#plot)"});
@@ -185,8 +193,17 @@ export function chartSvg(element) {
       : [mark.end ? at - 5 : at + 5, box.top + 12 + 15 * (mark.row || 0)];
     lines.append(text(x, y, mark.end ? "end" : "start", mark.text, mark.colour));
   }
-  picture.append(lines);
+  picture.append(lines, ...svgKey(spec, box.left, plot.height + KEY_PX / 2));
   return new XMLSerializer().serializeToString(picture);
+}
+
+function svgKey(spec, left, y) {
+  return spec.series.filter((one) => one.name).flatMap((one, place) => {
+    const x = left + place * 140;
+    return [svg("line", {x1: x, x2: x + 22, y1: y, y2: y, stroke: colour(one.colour), "stroke-width": one.width || 1.5,
+      "stroke-dasharray": one.dash ? one.dash.join(" ") : null}),
+    svg("text", {x: x + 28, y: y + 4, fill: colour("dim")}, one.name)];
+  });
 }
 
 function path(xs, ys, pos) {
