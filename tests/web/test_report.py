@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from airserve.web import bundle
 from airserve.web.report import render, save
 from airserve.web.sections import at_quantile
+from airserve.web.view import view
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -322,3 +323,27 @@ def test_a_browser_draws_every_panel(tmp_path: Path, verdicts: dict[str, Any]) -
     cards = [value for name, value in drawn.attributes if name == "value"]
     assert cards == ["inspect", "guide", "meters", "safety-stop", "pinned cut/recognise"]
     assert "Where the milliseconds go meters" in drawn.text
+
+
+def span(slow_ms: float, predicted_slow_ms: float | None) -> dict[str, Any]:
+    return {
+        "kind": "air",
+        "direction": "up",
+        "site": "hall",
+        "slow_ms": slow_ms,
+        "predicted_slow_ms": predicted_slow_ms,
+    }
+
+
+@pytest.mark.parametrize(
+    ("spans", "guilty"),
+    [
+        ([span(30.0, 29.5), span(9.0, 5.0)], 1),  # 4 ms over the prediction, though the shorter
+        ([span(30.0, 29.5), span(9.0, 8.6)], None),  # all within 1 ms and 3 % of 50 ms
+        ([span(30.0, None), span(9.0, None)], 0),  # nothing predicted: the longest
+        ([], None),
+    ],
+)
+def test_the_guilty_span_costs_most_against_the_plan(spans: list[dict[str, Any]], guilty: int | None) -> None:
+    seen = view({"services": [{"promise_ms": 50, "sent": 9, "verdict": "not kept", "waterfall": spans}]})
+    assert seen["services"][0]["guilty"] == guilty

@@ -176,13 +176,13 @@ def over_plan(one: Plain) -> float | None:
 def guilty(service: Plain) -> int | None:
     """Index of the span that costs most against the plan, at least 1 ms and 3 % of the promise; None where none does.
 
-    A promise that is not kept always has one: without a prediction it is the longest span of the slow requests.
+    Where nothing was predicted and the promise is not kept, it is the longest span of the slow requests.
     """
     spans = service["waterfall"]
-    over = [over_plan(one) for one in spans]
-    known = [(value, at) for at, value in enumerate(over) if value is not None]
-    if known and max(known)[0] >= max(1.0, 0.03 * (service["promise_ms"] or 0)):
-        return max(known)[1]
+    over = [(value, at) for at, one in enumerate(spans) if (value := over_plan(one)) is not None]
+    if over:
+        most, at = max(over)
+        return at if most >= max(1.0, 0.03 * (service["promise_ms"] or 0)) else None
     slow = [(one["slow_ms"], at) for at, one in enumerate(spans) if one["slow_ms"] is not None]
     return max(slow)[1] if slow and service["word"] == "not kept" else None
 
