@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,14 @@ Run = Callable[[Sequence[Array]], list[Array]]
 
 ENGINE_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
                 "tensor(bool)": "bool", "tensor(string)": "bytes"}  # fmt: skip
+
+NOT_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    zipfile.BadZipFile,
+)  # what numpy raises; TypeError for an .npy file
 
 
 class ModelError(UserError, ValueError):
@@ -120,11 +129,23 @@ class Engine:
         self.signature = Signature(_tensors(self.session.get_inputs()), _tensors(self.session.get_outputs()))
         self._inputs = [tensor.name for tensor in self.signature.inputs]
         self._outputs = [tensor.name for tensor in self.signature.outputs]
+        self._strings = {k for k, tensor in enumerate(self.signature.inputs) if tensor.dtype == "bytes"}
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs in the signature's order, for inputs in the signature's order."""
+        if self._strings:
+            inputs = [_text(array) if k in self._strings else array for k, array in enumerate(inputs)]
         outputs: list[Array] = self.session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
         return outputs
+
+
+def _text(array: Array) -> Array:
+    """Byte strings as text: onnxruntime would take the bytes b"a" for the text "b'a'"."""
+    try:
+        text = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    except UnicodeDecodeError:
+        raise ModelError("a text input is not UTF-8; ONNX strings hold text, so encode it before sending.") from None
+    return np.array([*text, None], dtype=object)[:-1].reshape(array.shape)
 
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -172,7 +193,7 @@ def load_samples(path: Path) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in file.files}
-    except (OSError, ValueError) as error:
+    except NOT_NPZ as error:
         raise ModelError(f"{Path(path).name} is not a samples file (.npz with `inputs`): {str(error)[:80]}.") from None
     labels = data.get("labels")
     calibration = int(data.get("calibration", 0))

@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 from airserve.contract import from_plain, to_plain
+from airserve.errors import UserError
 from airserve.model import Engine, Model, ModelError, Samples, Signature, load_samples, save_samples
 
 BUSY_MS = 30_000  # how long a process waits for another one's write
@@ -53,15 +54,25 @@ FACTS = sql.Table(
 )
 
 
+def home() -> Path:
+    """The registry's folder: the environment's AIRSERVE_HOME, else `.airserve` here."""
+    return Path(os.environ.get("AIRSERVE_HOME") or ".airserve").absolute()
+
+
+@final
+class NotRegistered(UserError, LookupError):
+    """A model, version, variant or alias that the registry does not have, with what is near and what to do next."""
+
+
 @final
 class Registry:
     """Models and measured facts in one folder, which several processes may use at once.
 
-    The folder is `home`, else the environment's AIRSERVE_HOME, else `.airserve` here. It can be moved as a whole.
+    The folder is the one given, else `home()`. It can be moved as a whole.
     """
 
-    def __init__(self, home: Path | None = None) -> None:
-        self.home = Path(home or os.environ.get("AIRSERVE_HOME") or ".airserve").absolute()
+    def __init__(self, folder: Path | None = None) -> None:
+        self.home = home() if folder is None else Path(folder).absolute()
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -152,7 +163,7 @@ class Registry:
     def get(self, reference: str) -> Model:
         """The Model of "name" (its latest version), "name@3" or "name@alias"; "/int8" behind it names a variant.
 
-        Raises `LookupError` with one sentence that says what is near and what to do next.
+        Raises `NotRegistered` with one sentence that says what is near and what to do next.
         """
         rest, _, variant = reference.partition("/")
         name, _, which = rest.partition("@")
@@ -162,7 +173,7 @@ class Registry:
                 sql.select(c.version, c.variant).where(c.name == name).order_by(c.version, c.variant)
             ).all()
             if not known:
-                raise LookupError(self._no_model(connection, name))
+                raise NotRegistered(self._no_model(connection, name))
             versions = sorted({row.version for row in known})
             if not which:
                 version = versions[-1]
@@ -171,13 +182,13 @@ class Registry:
             else:
                 version = self._aliased(connection, name, which)
             if version not in versions:
-                raise LookupError(f"{name} has no version {which}; it has {_series(versions)}.")
+                raise NotRegistered(f"{name} has no version {which}; it has {_series(versions)}.")
             found = connection.execute(
                 sql.select(MODELS).where(c.name == name, c.version == version, c.variant == (variant or "fp32"))
             ).first()
         if found is None:
             there = [row.variant for row in known if row.version == version]
-            raise LookupError(
+            raise NotRegistered(
                 f"{name}@{version} has no variant {variant or 'fp32'!r}; it has {', '.join(there)}: "
                 f"name one, or make it with `airserve compress {name}@{version} {variant or 'int8'}`."
             )
@@ -196,7 +207,7 @@ class Registry:
         if alias not in known:
             near = get_close_matches(alias, list(known)) or list(known)
             hint = f"perhaps {', '.join(near)}?" if near else "it has none; give a version number."
-            raise LookupError(f"{name} has no alias {alias!r}; {hint}")
+            raise NotRegistered(f"{name} has no alias {alias!r}; {hint}")
         return known[alias]
 
     def variants(self, model: Model) -> list[Model]:

@@ -1,1 +1,1 @@
-"""Open set: a compressor makes a variant from a Model; `compress`."""
+"""Open set: a compressor makes a smaller graph from a graph: `compress(path, calibration) -> bytes`."""

@@ -1,0 +1,78 @@
+"""Compression: a variant of a Model, with what it costs in score and what it gains in time, measured."""
+
+import hashlib
+import json
+import time
+from importlib.metadata import version
+
+from airserve.catalog import compressors
+from airserve.learn.progress import bar
+from airserve.learn.scoring import agreement, paired_ms, top
+from airserve.model import Engine, Model, ModelError, load_samples
+from airserve.registry import Registry
+
+RECIPE = 1  # raise it when a change of this file or of a compressor makes another variant
+
+
+def compress(model: Model, how: str, *, registry: Registry, progress: bool = True) -> Model:
+    """The variant that a compressor makes of a Model, under the same name and version.
+
+    It sees the calibration rows only; the score is on the held rows: `accuracy` where labels are known, otherwise
+    `agreement` of the largest output with the parent's. The lineage has the parent's score on the same rows
+    (`before`) and CPU milliseconds of both at batch 1. Raises `UserError` when the Model cannot be compressed.
+    """
+    make = compressors[how]
+    if model.variant != "fp32":
+        raise ModelError(f"{model.reference} is itself a variant; compress {model.name}@{model.version}.")
+    if model.samples_path is None:
+        raise ModelError(
+            f"{model.reference} has no samples, so {how} can be neither calibrated nor scored; "
+            f"import it again with `--samples FILE.npz`."
+        )
+    settings = [RECIPE, how, model.digest, model.samples_path.stem, version("onnxruntime")]
+    recipe = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    for known in registry.variants(model):
+        if known.lineage.get("recipe") == recipe:
+            return known
+
+    samples = load_samples(model.samples_path)
+    held = samples.held()
+    if not samples.calibration or not len(held.inputs):
+        raise ModelError(
+            f"the samples of {model.reference} have {samples.calibration} rows to calibrate and {len(held.inputs)} "
+            "held ones; both are needed: import it again with samples that state `calibration`."
+        )
+    with bar(progress, f"{how}: calibrating", 3 * len(held.inputs)) as report:  # calibration counts as a third
+        started_s = time.process_time()
+        small = make(model.path, samples.inputs[: samples.calibration])
+        cpu_s = time.process_time() - started_s
+        parent, child = Engine(model.path), Engine(small)
+        report(f"{how}: scoring", len(held.inputs))
+        wanted = top(parent, held.inputs, lambda rows: report(f"{how}: scoring", rows))
+        found = top(child, held.inputs, lambda rows: report(f"{how}: scoring", rows))
+        parent_ms, child_ms = paired_ms(parent, child, held.inputs)
+    if held.labels is None:
+        scores, before = {"agreement": agreement(found, wanted)}, 1.0
+    else:
+        scores, before = {"accuracy": agreement(found, held.labels)}, agreement(wanted, held.labels)
+    return registry.register(
+        model.name,
+        small,
+        variant=how,
+        version=model.version,
+        samples=model.samples_path,
+        scores=scores,
+        lineage={
+            "how": how,
+            "parent": model.reference,
+            "parent_digest": model.digest,
+            "recipe": recipe,
+            "calibration": samples.calibration,
+            "scored": len(held.inputs),
+            "before": before,
+            "cpu_ms": {"fp32": round(parent_ms, 4), how: round(child_ms, 4)},
+            "kb": {"fp32": round(model.path.stat().st_size / 1e3, 1), how: round(len(small) / 1e3, 1)},
+            "cpu_s": round(cpu_s, 2),
+            "onnxruntime": version("onnxruntime"),
+        },
+    )
