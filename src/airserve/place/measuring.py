@@ -1,0 +1,286 @@
+"""What every way to run a variant costs on this machine: seconds, bytes, memory and score, measured.
+
+Graphs are opened by `model.Engine`, as a server opens them, and bytes are those of `wire`, headers included, on the
+Model's own samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from airserve import wire
+from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, Samples, Tensor
+from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tapped, working_bytes
+
+RUNS = (20, 64)  # at least and at most, of each graph
+RUN_FOR_S = 0.1  # how long a graph is run, once it has run often enough
+UNDISTURBED = 1.1  # wall over CPU time: beyond it the thread had lost the processor
+NOISY = 1.25  # of the whole's seconds: halves that take longer together are measured again, up to TRIES times
+TRIES = 2
+OUTLIER = 3.0  # medians: beyond it a sample is a fault of this moment, not of the graph
+SIZED_ROWS = 16  # rows of samples whose bytes are measured at a cut
+SCORED_ROWS = 1000  # of samples, at most, behind a score
+HOST = "127.2.0.1:7801"
+SERVER_TIMING = 'queue;dur=0.250;desc="mast", compute;dur=9.876;desc="mast"'
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a variant: whole ("none"), whole behind its input ("input"), or cut; for one row.
+
+    Seconds are samples at speed 1. `packed` is with zstd as Content-Encoding: no entries where it does not help.
+    """
+
+    cut: str
+    encoding: str
+    at: Cut | None
+    scale: Scale | None
+    head_s: Array
+    tail_s: Array
+    bytes_up: Array
+    packed_up: Array
+    pack_s: float
+    unpack_s: float
+    handle_s: float  # parse the request and build the response, at the site
+    head_mb: float = 0.0  # of memory, when it is cut
+    tail_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class VariantProfile:
+    """A variant's ways, and what is the same for all of them."""
+
+    reference: str
+    variant: str
+    ways: tuple[Way, ...]
+    bytes_down: Array
+    memory_mb: float  # the file, and the tensors that are live at once
+    metric: str  # "accuracy" | "agreement" | "" without samples
+    score: float | None
+    before: float | None
+    scored: int
+
+    def way(self, cut: str, encoding: str = "") -> Way:
+        return next(way for way in self.ways if way.cut == cut and encoding in ("", way.encoding))
+
+
+def measure(
+    model: Model, parent: Model, samples: Samples | None, step: Callable[[int, int, str], None] = lambda *_: None
+) -> VariantProfile:
+    """The profile of one variant; `parent` is its fp32 Model, which gives the answers where there are no labels.
+
+    Raises `ModelError` where the graph does not run on its samples.
+    """
+    graph = read(model.path)
+    found = [cut for cut in cuts(graph) if not cut.shadowed]
+    working = working_bytes(graph)
+    rows = _rows(model, samples)
+    lows, highs, tensors = _taps(graph, found, model, samples)
+    engine = Engine(model.path)
+    whole_s = min((timed(engine.run, rows[0]) for _ in range(2)), key=np.median)
+    answers = [engine.run(row) for row in rows[:SIZED_ROWS]]
+    outputs = model.signature.outputs
+    down = [
+        len(wire.infer_response(model.name, str(model.version), list(zip(outputs, answer, strict=True)),
+                                server_timing=SERVER_TIMING))
+        for answer in answers
+    ]  # fmt: skip
+    nothing = np.zeros(0)
+    ways = [Way("none", "", None, None, whole_s, nothing, nothing, nothing, 0.0, 0.0, 0.0)]
+    raw = [list(zip(model.signature.inputs, row, strict=True)) for row in rows]
+    sent = _sent(model, raw, answers[0], samples is not None)
+    ways.append(Way("input", "raw", None, None, nothing, whole_s, **sent))
+    if samples is not None and samples.encoded:
+        first = PREPROCESS[_function(samples.media)][0].inputs[0]
+        pictures = [[(first, np.array([data], dtype=object))] for data in samples.held().encoded or ()]
+        sent = _sent(model, pictures, answers[0], False)
+        ways.append(Way("input", "jpeg", None, None, nothing, whole_s, **sent))
+    for i, cut in enumerate(found):
+        step(i, len(found), f"profile {model.reference}, cut {cut.name}")
+        files = split(graph, cut)
+        head, tail = (Engine(half) for half in files)
+        head_mb, tail_mb = ((len(half) + working) / 1e6 for half in files)
+        head_s, tail_s = _halves_s(head, tail, rows[0], float(np.median(whole_s)))
+        named = replace(head.signature.outputs[0], shape=(-1, *cut.shape))
+        sent = _sent(model, [[(named, x)] for x in tensors[i]], answers[0], samples is not None)
+        ways.append(Way(cut.name, "raw", cut, None, head_s, tail_s, **sent, head_mb=head_mb, tail_mb=tail_mb))
+        if cut.dtype == "float32" and samples is not None:
+            scale = Scale.between(lows[i], highs[i])
+            encode_s, decode_s = scaling_s(cut, scale, tensors[i][0])
+            named = replace(named, name=f"{cut.tensor}_uint8", dtype="uint8")
+            sent = _sent(model, [[(named, scale.encode(x))] for x in tensors[i]], answers[0], True)
+            scaled = Way(cut.name, "int8", cut, scale, head_s + encode_s, tail_s + decode_s, **sent)
+            ways.append(replace(scaled, head_mb=head_mb, tail_mb=tail_mb))
+    whole_s = min((whole_s, timed(engine.run, rows[0])), key=np.median)
+    ways = [replace(w, head_s=whole_s) if w.cut == "none" else w for w in ways]
+    ways = [replace(w, tail_s=whole_s) if w.cut == "input" else w for w in ways]
+    metric, score, before, scored = measured_score(model, parent, engine, samples)
+    memory_mb = (model.path.stat().st_size + working) / 1e6
+    return VariantProfile(
+        model.reference, model.variant, tuple(ways), np.array(down), memory_mb, metric, score, before, scored
+    )
+
+
+def timed(run: Callable[[Sequence[Array]], list[Array]], inputs: Sequence[Array]) -> Array:
+    """Seconds of single runs, shape (n,), after a warm-up, as an undisturbed thread has them.
+
+    The engine computes on the calling thread. Where a run's wall time passes its CPU time by a tenth, somebody else
+    had the processor meanwhile, and its CPU time stands in.
+    """
+    for _ in range(3):
+        run(inputs)
+    seconds: list[float] = []
+    ends = time.perf_counter() + RUN_FOR_S
+    while len(seconds) < RUNS[0] or (len(seconds) < RUNS[1] and time.perf_counter() < ends):
+        t0, c0 = time.perf_counter(), time.thread_time()
+        run(inputs)
+        c1, t1 = time.thread_time(), time.perf_counter()
+        seconds.append(t1 - t0 if t1 - t0 <= UNDISTURBED * (c1 - c0) + 2e-5 else c1 - c0)
+    kept: Array = np.array(seconds)
+    kept = kept[kept <= OUTLIER * np.median(kept)]
+    return kept
+
+
+def _halves_s(head: Engine, tail: Engine, row: list[Array], whole_s: float) -> tuple[Array, Array]:
+    """Seconds of head and tail. Together they take about as long as the whole: far more is a noisy moment."""
+    middle = head.run(row)
+    tries = []
+    for _ in range(TRIES):
+        tries.append((timed(head.run, row), timed(tail.run, middle)))
+        if sum(float(np.median(half)) for half in tries[-1]) < NOISY * whole_s:
+            break
+    return min(tries, key=lambda pair: float(np.median(pair[0]) + np.median(pair[1])))
+
+
+def scaling_s(cut: Cut, scale: Scale, x: Array) -> tuple[float, float]:
+    """Seconds that QuantizeLinear and DequantizeLinear add at a cut, each run alone: no engine fuses them there."""
+    to_uint8, from_uint8 = (Engine(graph) for graph in scaling(cut, scale))
+    encoded = to_uint8.run([x])
+    return float(np.median(timed(to_uint8.run, [x]))), float(np.median(timed(from_uint8.run, encoded)))
+
+
+def halves(way: Way, model: Model) -> tuple[bytes, bytes]:
+    """Head and tail of a way that is cut."""
+    if way.at is None:
+        raise ModelError(f"{model.reference} is not cut when it runs as {way.cut!r}.")
+    return split(model.path, way.at, way.encoding, way.scale)
+
+
+def _rows(model: Model, samples: Samples | None) -> list[list[Array]]:
+    """Inputs one row at a time: held samples, or zeros where there are none."""
+    if samples is not None:
+        if len(model.signature.inputs) != 1:
+            raise ModelError(f"{model.reference} has {len(model.signature.inputs)} inputs; samples hold one.")
+        held = samples.held().inputs[:SCORED_ROWS]
+        return [[held[i : i + 1]] for i in range(len(held))]
+    return [[_zeros(tensor, model.reference) for tensor in model.signature.inputs]]
+
+
+def _zeros(tensor: Tensor, reference: str) -> Array:
+    if min(tensor.shape[1:], default=1) < 0 or tensor.dtype == "bytes":
+        raise ModelError(f"{reference} has an input of free shape, {tensor.name}; import it with samples.")
+    return np.zeros((1, *tensor.shape[1:]), tensor.dtype)
+
+
+def _taps(
+    graph: Any, found: list[Cut], model: Model, samples: Samples | None
+) -> tuple[list[Array], list[Array], list[list[Array]]]:
+    """Of every cut: low and high by channel over the calibration rows, and its tensors of the first held rows."""
+    if not found:
+        return [], [], []
+    engine = Engine(tapped(graph, found))
+    lows: list[Array] = [np.float32(0.0)] * len(found)  # type: ignore[list-item]
+    highs = list(lows)
+    for i in range(samples.calibration if samples is not None else 0):
+        assert samples is not None
+        for k, x in enumerate(engine.run([samples.inputs[i : i + 1]])):
+            others = (0, *range(2, x.ndim))
+            lows[k] = np.minimum(lows[k], x.min(axis=others))
+            highs[k] = np.maximum(highs[k], x.max(axis=others))
+    shown = [engine.run(row) for row in _rows(model, samples)[:SIZED_ROWS]]
+    return lows, highs, [[row[k] for row in shown] for k in range(len(found))]
+
+
+def _sent(
+    model: Model, messages: Sequence[Sequence[tuple[Tensor, Array]]], answer: Sequence[Array], pack: bool
+) -> dict[str, Any]:
+    """Bytes and seconds of the messages that carry these tensors, as fields of Way."""
+    plain: list[int] = []
+    packed: list[int] = []
+    pack_s: list[float] = []
+    unpack_s: list[float] = []
+    handle_s: list[float] = []
+    outputs = list(zip(model.signature.outputs, answer, strict=True))
+    for message in messages:
+        t0 = time.thread_time()
+        whole = wire.infer_request(model.name, message, host=HOST)
+        t1 = time.thread_time()
+        plain.append(len(whole))
+        if len(handle_s) < SIZED_ROWS:
+            head, _, body = whole.partition(b"\r\n\r\n")
+            length = int(head.partition(b"Inference-Header-Content-Length: ")[2].split(b"\r\n")[0])
+            t2 = time.thread_time()
+            wire.parse_request(body, length)
+            wire.infer_response(model.name, str(model.version), outputs, server_timing=SERVER_TIMING)
+            handle_s.append(time.thread_time() - t2)
+        if pack:
+            t3 = time.thread_time()
+            small = wire.infer_request(model.name, message, host=HOST, compress=True)
+            t4 = time.thread_time()
+            wire.decompress(small.partition(b"\r\n\r\n")[2], "zstd")
+            packed.append(len(small))
+            pack_s.append(max(0.0, t4 - t3 - (t1 - t0)))
+            unpack_s.append(time.thread_time() - t4)
+    helps = bool(packed) and np.mean(packed) < 0.97 * np.mean(plain)
+    return {
+        "bytes_up": np.array(plain),
+        "packed_up": np.array(packed if helps else []),
+        "pack_s": float(np.median(pack_s)) if helps else 0.0,
+        "unpack_s": float(np.median(unpack_s)) if helps else 0.0,
+        "handle_s": float(np.median(handle_s)),
+    }
+
+
+def measured_score(
+    model: Model, parent: Model, engine: Engine, samples: Samples | None, tail: Engine | None = None
+) -> tuple[str, float | None, float | None, int]:
+    """Metric, score, the parent's score, and the rows behind them. One row at a time, as it is served."""
+    if samples is None:
+        return "", None, None, 0
+    held = samples.held()
+    rows = [row[0] for row in _rows(model, samples)]
+    if not rows:
+        return "", None, None, 0
+    ours = _winners(engine, rows, tail)
+    theirs = ours if model.variant == parent.variant and tail is None else _winners(Engine(parent.path), rows)
+    if held.labels is None:
+        return "agreement", float((ours == theirs).mean()), 1.0, len(rows)
+    labels = held.labels[: len(rows)]
+    return "accuracy", float((ours == labels).mean()), float((theirs == labels).mean()), len(rows)
+
+
+def _winners(engine: Engine, rows: Sequence[Array], tail: Engine | None = None) -> Array:
+    answers = (engine.run([row]) for row in rows)
+    if tail is not None:
+        answers = (tail.run(middle) for middle in answers)
+    return np.array([int(answer[0].reshape(-1).argmax()) for answer in answers])
+
+
+def decode_s(samples: Samples | None) -> Array:
+    if samples is None or not samples.encoded:
+        return np.zeros(0)
+    decode = PREPROCESS[_function(samples.media)][1]
+    return np.concatenate([timed(decode, [np.array([data], dtype=object)])[:8] for data in samples.encoded[:8]])
+
+
+def _function(media: str | None) -> str:
+    """The pre-process Function that reads a media type."""
+    name = str(media).removeprefix("image/")
+    if name not in PREPROCESS:
+        raise ModelError(f"no pre-process Function reads {media}; there is {', '.join(PREPROCESS)}.")
+    return name
