@@ -1,0 +1,91 @@
+"""Link adaptation: delayed CQI reports, the MCS and layers they allow, and an outer loop to the target BLER.
+
+TS 38.214 5.2 (CQI, SRS) and Sampath et al. 1997, "On setting reverse link target SIR" (the outer loop).
+"""
+
+from __future__ import annotations
+
+from math import log10
+
+from airserve.network import link
+from airserve.network.buffers import UP, Config, State
+from airserve.network.jit import inner
+
+REPORT_PERIOD_MS = 20.0  # CSI report (downlink) or sounding (uplink)
+REPORT_DELAY_MS = 4.0  # from measurement to use
+LOOP_STEP_DB = 0.5  # down after a block that was not decoded; up by target / (1 - target) of it after one that was
+LOOP_LIMITS_DB = (-10.0, 3.0)
+
+uplink_snr_db, with_evm_db = link.uplink_snr_db, link.with_evm_db
+THRESHOLD_DB, EFFICIENCY, QM, RATE = link.THRESHOLD_DB, link.EFFICIENCY, link.QM, link.RATE
+
+
+@inner
+def snr_db(s: State, c: Config, f: int, layers: int, slot: int) -> float:
+    """SNR in dB per layer that the trace has for a flow in a slot: linear between snapshots, forth and back in time."""
+    flow = s.flow[f]
+    trace = s.snr_db[flow.direction, flow.row]
+    last = trace.shape[0] - 1
+    if last == 0:
+        return float(trace[0, layers - 1])
+    at = (flow.offset + slot / c.snapshot) % (2 * last)
+    if at > last:
+        at = 2 * last - at
+    i = min(int(at), last - 1)
+    return float(trace[i, layers - 1] * (i + 1 - at) + trace[i + 1, layers - 1] * (at - i))
+
+
+@inner
+def sinr_db(s: State, c: Config, f: int, snr: float, prbs: int) -> float:
+    """SINR in dB behind the transmitter's EVM; a device spreads its power over the PRBs that it was granted."""
+    if s.flow[f].direction == UP:
+        return float(uplink_snr_db(snr, prbs, c.prbs))
+    return float(with_evm_db(snr))
+
+
+@inner
+def listen(s: State, c: Config, f: int, slot: int) -> None:
+    """Bring a flow's CQI report, and the MCS for a grant of the whole band, up to date."""
+    flow = s.flow[f]
+    measured = max(slot - c.report_delay, 0) // c.report_period * c.report_period
+    if flow.report != measured or flow.olla_db != flow.chosen_db:
+        flow.report, flow.chosen_db = measured, flow.olla_db
+        flow.mcs, flow.layers = choose(s, c, f, c.prbs)
+
+
+@inner
+def choose(s: State, c: Config, f: int, prbs: int) -> tuple[int, int]:
+    """MCS and layers that carry most on some PRBs while the reported SNR, as the outer loop corrects it, allows them.
+
+    A device that clears no threshold is sent MCS 0 on one layer, and HARQ makes up for it.
+    """
+    flow = s.flow[f]
+    best, mcs_best, layers_best = 0.0, 0, 1
+    for layers in range(1, s.snr_db.shape[3] + 1):
+        allowed = sinr_db(s, c, f, snr_db(s, c, f, layers, flow.report), prbs) + flow.olla_db
+        mcs = THRESHOLD_DB.size - 1
+        while mcs >= 0 and THRESHOLD_DB[mcs] > allowed:
+            mcs -= 1
+        if mcs >= 0 and layers * EFFICIENCY[mcs] > best:
+            best, mcs_best, layers_best = layers * EFFICIENCY[mcs], mcs, layers
+    return mcs_best, layers_best
+
+
+@inner
+def correct(s: State, c: Config, f: int, decoded: bool) -> None:
+    """The outer loop: one step for one HARQ feedback of a first transmission."""
+    up = LOOP_STEP_DB * c.target_bler / (1 - c.target_bler)
+    olla_db = s.flow[f].olla_db + (up if decoded else -LOOP_STEP_DB)
+    s.flow[f].olla_db = min(max(olla_db, LOOP_LIMITS_DB[0]), LOOP_LIMITS_DB[1])
+
+
+@inner
+def block_bits(elements: int, prbs: int, mcs: int, layers: int) -> int:
+    """Bits of a transport block on some PRBs (TS 38.214 5.1.3.2)."""
+    return int(link.tbs_bits(elements * prbs, QM[mcs], RATE[mcs], layers))
+
+
+@inner
+def bler_at(snr: float, mcs: int) -> float:
+    """Probability that a block is not decoded at a linear SNR per layer."""
+    return float(link.bler(10 * log10(snr), mcs))

@@ -1,0 +1,330 @@
+"""What the MAC holds: byte streams, transport blocks and records; the delivery in order of RLC AM, TS 38.322.
+
+A flow is the byte stream of one device in one direction (flow = direction * ues + ue). Watermarks say how far it
+has come: `enqueued` bytes came in, `sent` were put in transport blocks, `delivered` arrived in order. A record is
+delivered when its last byte is. So segmentation and reordering cost nothing per byte.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from airserve.model import Array
+from airserve.network.jit import inner, njit
+
+DOWN, UP = 0, 1
+NONE = -1
+
+PACKET_BYTES = 1400  # of application data in one IP packet
+PACKET_OVERHEAD_BYTES = 44  # IPv4 20, TCP 20, PDCP 3 (18-bit number), SDAP 1
+
+# What a transport block waits for; the kind of its next event
+OUTCOME, RESEND, REPORT, LOST, REQUEST = 0, 1, 2, 3, 4
+LOST_DUE = 5  # no event: its bytes wait for a grant
+
+FLOW = np.dtype(
+    [
+        ("ue", "i8"),
+        ("direction", "i8"),
+        ("slice", "i8"),
+        ("enqueued", "i8"),
+        ("sent", "i8"),
+        ("delivered", "i8"),
+        ("known", "i8"),  # up: how far the base station may grant from now on, by buffer status reports
+        ("asked", "i8"),  # up: bytes to grant for a scheduling request
+        ("requesting", "i8"),  # up: a scheduling request is on its way
+        ("lost", "i8"),  # bytes that HARQ gave up and RLC sends again
+        ("processes", "i8"),  # HARQ processes in use
+        ("served", "i8"),  # slot of its last transmission
+        ("active", "i8"),  # stands in the list of its slice
+        ("next", "i8"),  # in that list
+        ("request_offset", "i8"),  # up: slot of its scheduling request in the period
+        ("head", "i8"),  # first record not delivered
+        ("tail", "i8"),
+        ("unsent", "i8"),  # first record of which no byte was sent
+        ("failed", "i8"),  # list of the blocks not decoded
+        ("row", "i8"),  # of the radio trace
+        ("offset", "f8"),  # in the radio trace, in snapshots
+        ("report", "i8"),  # slot to which the last CQI report applies
+        ("mcs", "i8"),  # chosen for a grant of the whole band
+        ("layers", "i8"),
+        ("olla_db", "f8"),  # outer loop's correction of the reported SNR
+        ("chosen_db", "f8"),  # the correction for which mcs and layers were chosen
+        ("average", "f8"),  # bytes a slot, exponentially weighted, at slot `averaged`
+        ("averaged", "i8"),
+        ("need", "i8"),  # PRBs, in this slot
+        ("metric", "f8"),  # proportional fair, in this slot
+    ],
+    align=True,
+)
+BLOCK = np.dtype(
+    [
+        ("flow", "i8"),
+        ("start", "i8"),  # bytes [start, end) of the stream
+        ("end", "i8"),
+        ("attempts", "i8"),
+        ("prbs", "i8"),
+        ("mcs", "i8"),
+        ("layers", "i8"),
+        ("snr", "f8"),  # linear, summed over the attempts: chase combining
+        ("decoded", "i8"),
+        ("report", "i8"),  # up: buffer status report, as an end in the stream
+        ("waited", "i8"),  # slots in which a retransmission found no room
+        ("kind", "i8"),
+        ("next", "i8"),  # in the calendar, among the retransmissions, or among the free
+        ("sibling", "i8"),  # in the flow's list of failed blocks
+    ],
+    align=True,
+)
+RECORD = np.dtype(
+    [
+        ("id", "i8"),
+        ("ue", "i8"),
+        ("direction", "i8"),
+        ("nbytes", "i8"),
+        ("arrived_s", "f8"),
+        ("granted_s", "f8"),
+        ("delivered_s", "f8"),
+        ("start", "i8"),  # in the stream, overheads included
+        ("end", "i8"),
+        ("next", "i8"),  # in its flow, among the delivered, or among the free
+    ],
+    align=True,
+)
+SLOT = np.dtype(  # of the TDD pattern
+    [
+        ("elements", "i8", (2,)),  # resource elements for data of a PRB, by direction
+        ("next_down", "i8"),  # slots until the next with a downlink
+        ("next_up", "i8"),  # slots until the next with a PUSCH
+    ],
+    align=True,
+)
+
+
+class Numbers(NamedTuple):
+    """Places in `State.n`; lists are linked by `next` and start here."""
+
+    slot: int = 0  # the next to be run
+    random: int = 1  # state of the generator
+    free_block: int = 2  # list
+    free_record: int = 3  # list
+    done_first: int = 4  # list of the records delivered and not yet taken
+    done_last: int = 5
+    done: int = 6  # how many these are
+    events: int = 7  # in the calendar
+    active: int = 8  # flows with something to grant, by direction
+    resends: int = 10  # HARQ retransmissions waiting, by direction
+    resend: int = 12  # lists of them, by direction
+    blocks: int = 14  # first transmissions, ever
+    failed: int = 15  # of these not decoded at once
+    resent: int = 16  # HARQ retransmissions
+    given_up: int = 17  # blocks that HARQ gave up and RLC sent again
+    requests: int = 18  # scheduling requests
+    size: int = 19
+
+
+N = Numbers()
+
+
+class Config(NamedTuple):
+    """Numbers of a cell that stay as they are during a run; times in slots unless named otherwise."""
+
+    ues: int
+    slices: int
+    prbs: int
+    slot_s: float
+    policy: int  # which slice policy
+    configured: bool  # uplink without scheduling requests and reports
+    k1: int
+    k2: int
+    request_period: int
+    request_bytes: int
+    target_bler: float
+    report_period: int
+    report_delay: int
+    snapshot: float  # of the radio trace
+    rlc_delay: int
+    prepare_s: float  # processing before a transmission
+    decode_s: float  # and after it
+
+
+class State(NamedTuple):
+    """All that changes in a run, as few arrays, so that one compiled call can run through it."""
+
+    n: Array  # int64 (Numbers.size,)
+    flow: Array  # FLOW (2 * ues,)
+    block: Array  # BLOCK (blocks + 2 * ues,): the last 2 * ues are the scheduling requests of the flows
+    record: Array  # RECORD (records,)
+    calendar: Array  # int64 (slots,): list of the blocks with an event in a slot, a ring
+    active: Array  # int64 (2, slices): list of the flows with something to grant
+    shares: Array  # int64 (3, slices): dedicated, min, max in PRBs
+    pattern: Array  # SLOT (slots of the TDD pattern,)
+    snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
+    prbs_used: Array  # int64 (slices, 2)
+    nbytes: Array  # int64 (slices, 2), delivered, without overheads
+
+
+@njit
+def wire_bytes(nbytes: int) -> int:
+    """Bytes on the radio of a record: with the headers of its IP packets.
+
+    >>> wire_bytes(200), wire_bytes(2800)
+    (244, 2888)
+    """
+    return nbytes + PACKET_OVERHEAD_BYTES * ((nbytes + PACKET_BYTES - 1) // PACKET_BYTES)
+
+
+@njit
+def visible_slot(c: Config, at_s: float) -> int:
+    """First slot that can carry what arrives at a time: it waits for the next boundary, processing included."""
+    return int(np.ceil((at_s + c.prepare_s) / c.slot_s - 1e-9))
+
+
+@inner
+def uplink_slot_after(s: State, slot: int, k2: int) -> int:
+    """First slot whose PUSCH a grant of `slot`, or of the next slot with a downlink, can reach: TS 38.214 6.1.2.1."""
+    slot += s.pattern[slot % s.pattern.size].next_down + k2
+    return int(slot + s.pattern[slot % s.pattern.size].next_up)
+
+
+@inner
+def later(s: State, b: int, slot: int, kind: int) -> None:
+    """Note an event of a block in the calendar."""
+    block = s.block[b]
+    block.kind = kind
+    at = slot % s.calendar.size
+    block.next = s.calendar[at]
+    s.calendar[at] = b
+    s.n[N.events] += 1
+
+
+@inner
+def activate(s: State, f: int) -> None:
+    """Put a flow in the list of its slice, unless it stands there."""
+    flow = s.flow[f]
+    if not flow.active:
+        flow.active = 1
+        flow.next = s.active[flow.direction, flow.slice]
+        s.active[flow.direction, flow.slice] = f
+        s.n[N.active + flow.direction] += 1
+
+
+@inner
+def enqueue(s: State, c: Config, f: int, nbytes: int, at_s: float, number: int) -> None:
+    """Append a record to a flow in the slot about to be run; uplink: ask for a grant where nothing else will.
+
+    A scheduling request is due when the buffer was empty (TS 38.321 5.4.5: a regular BSR and no UL-SCH resource).
+    A device with a queue needs none: a request, a grant or a report of it is on its way.
+    """
+    flow = s.flow[f]
+    r = s.n[N.free_record]
+    record = s.record[r]
+    s.n[N.free_record] = record.next
+    record.id, record.ue, record.direction, record.nbytes = number, flow.ue, flow.direction, nbytes
+    record.arrived_s, record.granted_s, record.delivered_s = at_s, np.nan, np.nan
+    record.start, record.end, record.next = flow.enqueued, flow.enqueued + wire_bytes(nbytes), NONE
+    empty = flow.sent == flow.enqueued
+    flow.enqueued = record.end
+    if flow.head == NONE:
+        flow.head = r
+    else:
+        s.record[flow.tail].next = r
+    flow.tail = r
+    if flow.unsent == NONE:
+        flow.unsent = r
+    if flow.direction == DOWN or c.configured:
+        flow.known = flow.enqueued
+        activate(s, f)
+    elif empty and not flow.requesting and flow.asked == 0:
+        request(s, c, f)
+
+
+@inner
+def request(s: State, c: Config, f: int) -> None:
+    """Send a scheduling request at the flow's next opportunity; it is decoded one slot later."""
+    flow = s.flow[f]
+    wait = (flow.request_offset - s.n[N.slot]) % c.request_period
+    flow.requesting = 1
+    s.n[N.requests] += 1
+    later(s, s.block.size - s.flow.size + f, uplink_slot_after(s, s.n[N.slot] + wait + 1, c.k2), REQUEST)
+
+
+@inner
+def new_block(s: State) -> int:
+    """A transport block from the pool, or NONE when all are in flight (the flow waits)."""
+    b = s.n[N.free_block]
+    if b != NONE:
+        s.n[N.free_block] = s.block[b].next
+    return int(b)
+
+
+@inner
+def free_block(s: State, b: int) -> None:
+    s.block[b].next = s.n[N.free_block]
+    s.n[N.free_block] = b
+
+
+@inner
+def add_failed(s: State, b: int) -> None:
+    """Hold back a flow's delivery at a block."""
+    flow = s.flow[s.block[b].flow]
+    s.block[b].sibling = flow.failed
+    flow.failed = b
+
+
+@inner
+def remove_failed(s: State, b: int) -> None:
+    flow = s.flow[s.block[b].flow]
+    if flow.failed == b:
+        flow.failed = s.block[b].sibling
+        return
+    at = flow.failed
+    while s.block[at].sibling != b:
+        at = s.block[at].sibling
+    s.block[at].sibling = s.block[b].sibling
+
+
+@inner
+def granted(s: State, f: int, at_s: float) -> None:
+    """Stamp the records whose first byte has now been sent."""
+    flow = s.flow[f]
+    while flow.unsent != NONE and s.record[flow.unsent].start < flow.sent:
+        s.record[flow.unsent].granted_s = at_s
+        flow.unsent = s.record[flow.unsent].next
+
+
+@inner
+def deliver(s: State, f: int, at_s: float) -> None:
+    """Move the watermark up to the first byte that is missing and complete the records below it."""
+    flow = s.flow[f]
+    reached = flow.sent
+    b = flow.failed
+    while b != NONE:
+        reached = min(reached, s.block[b].start)
+        b = s.block[b].sibling
+    flow.delivered = reached
+    while flow.head != NONE and s.record[flow.head].end <= reached:
+        r = flow.head
+        s.record[r].delivered_s = at_s
+        s.nbytes[flow.slice, flow.direction] += s.record[r].nbytes
+        flow.head = s.record[r].next
+        s.record[r].next = NONE
+        if s.n[N.done] == 0:
+            s.n[N.done_first] = r
+        else:
+            s.record[s.n[N.done_last]].next = r
+        s.n[N.done_last] = r
+        s.n[N.done] += 1
+
+
+@inner
+def take_done(s: State) -> int:
+    """The first of the delivered records; its place is free at once and keeps its data until the next `enqueue`."""
+    r = s.n[N.done_first]
+    s.n[N.done_first] = s.record[r].next
+    s.n[N.done] -= 1
+    s.record[r].next = s.n[N.free_record]
+    s.n[N.free_record] = r
+    return int(r)

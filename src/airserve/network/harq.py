@@ -1,0 +1,151 @@
+"""Transport blocks on their way: HARQ with chase combining, its timing, and what follows when it gives up.
+
+TS 38.321 5.3.2 and 5.4.2 (HARQ), TS 38.213 9.2.3 (k1), TS 38.322 5.3.2 (RLC AM retransmission).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from airserve.network.adaptation import bler_at, correct, sinr_db, snr_db
+from airserve.network.buffers import (
+    DOWN,
+    LOST,
+    LOST_DUE,
+    NONE,
+    OUTCOME,
+    REPORT,
+    REQUEST,
+    RESEND,
+    UP,
+    Config,
+    N,
+    State,
+    activate,
+    add_failed,
+    deliver,
+    free_block,
+    later,
+    remove_failed,
+    uplink_slot_after,
+)
+from airserve.network.jit import inner
+
+PROCESSES = 16  # of a device in a direction
+MAX_ATTEMPTS = 4  # transmissions of a block before HARQ gives it up
+K1_SLOTS = 4  # from PDSCH to its acknowledgement at the earliest
+RLC_DELAY_MS = 40.0  # until RLC sends again what HARQ gave up: t-Reassembly 35 ms and a status report
+
+
+@inner
+def uniform(s: State) -> float:
+    """The next number of [0, 1): xorshift64*, Vigna 2016, arXiv:1402.6246."""
+    x = np.uint64(s.n[N.random])
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    s.n[N.random] = np.int64(x)
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@inner
+def transmit(s: State, c: Config, b: int) -> None:
+    """Send a block in the slot being run: draw whether it is decoded, deliver, and note when that is known."""
+    block = s.block[b]
+    f = block.flow
+    flow = s.flow[f]
+    slot = s.n[N.slot]
+    flow.served = slot
+    block.attempts += 1
+    first = block.attempts == 1
+    block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot), block.prbs) / 10)
+    block.decoded = uniform(s) >= bler_at(block.snr, block.mcs)
+    s.n[N.blocks if first else N.resent] += 1
+    if not block.decoded and first:
+        s.n[N.failed] += 1
+        add_failed(s, b)
+    elif block.decoded and not first:
+        remove_failed(s, b)
+    if block.decoded:
+        deliver(s, f, (slot + 1) * c.slot_s + c.decode_s)
+    if flow.direction == DOWN:
+        feedback = slot + c.k1
+        later(s, b, feedback + s.pattern[feedback % s.pattern.size].next_up + 1, OUTCOME)
+    else:
+        later(s, b, slot + 1, OUTCOME)
+
+
+@inner
+def happen(s: State, c: Config) -> None:
+    """All that the calendar has for the slot being run."""
+    slot = s.n[N.slot]
+    at = slot % s.calendar.size
+    b = s.calendar[at]
+    s.calendar[at] = NONE
+    while b != NONE:
+        following = s.block[b].next
+        s.n[N.events] -= 1
+        kind = s.block[b].kind
+        if kind == OUTCOME:
+            outcome(s, c, b, slot)
+        elif kind == RESEND:
+            queue_resend(s, b)
+        elif kind == LOST:
+            s.block[b].kind = LOST_DUE
+            s.flow[s.block[b].flow].lost += s.block[b].end - s.block[b].start
+            activate(s, s.block[b].flow)
+        elif kind == REPORT:
+            learn(s, s.block[b].flow, s.block[b].report)
+            free_block(s, b)
+        elif kind == REQUEST:
+            flow = s.flow[s.block[b].flow]
+            flow.requesting, flow.asked = 0, c.request_bytes
+            activate(s, s.block[b].flow)
+        b = following
+
+
+@inner
+def outcome(s: State, c: Config, b: int, slot: int) -> None:
+    """The base station learns whether a block was decoded: by ACK (downlink), or by decoding it (uplink)."""
+    block = s.block[b]
+    flow = s.flow[block.flow]
+    if block.attempts == 1:
+        correct(s, c, block.flow, block.decoded)
+    if block.decoded:
+        flow.processes -= 1
+        if flow.direction == UP and block.report > flow.known:
+            later(s, b, uplink_slot_after(s, slot, c.k2), REPORT)
+        else:
+            free_block(s, b)
+    elif block.attempts >= MAX_ATTEMPTS:
+        give_up(s, b, slot + c.rlc_delay)
+    elif flow.direction == UP:
+        later(s, b, uplink_slot_after(s, slot, c.k2), RESEND)
+    else:
+        queue_resend(s, b)
+
+
+@inner
+def learn(s: State, f: int, report: int) -> None:
+    """A buffer status report has become of use for grants."""
+    flow = s.flow[f]
+    flow.known = max(flow.known, report)
+    if flow.known > flow.sent:
+        activate(s, f)
+
+
+@inner
+def queue_resend(s: State, b: int) -> None:
+    """A block waits for PRBs for its retransmission."""
+    direction = s.flow[s.block[b].flow].direction
+    s.block[b].next = s.n[N.resend + direction]
+    s.n[N.resend + direction] = b
+    s.n[N.resends + direction] += 1
+
+
+@inner
+def give_up(s: State, b: int, slot: int) -> None:
+    """HARQ leaves a block to RLC, which sends its bytes again, cut anew, from a slot on."""
+    s.flow[s.block[b].flow].processes -= 1
+    s.n[N.given_up] += 1
+    later(s, b, slot, LOST)

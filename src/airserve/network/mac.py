@@ -1,0 +1,342 @@
+"""The MAC of one TDD cell, slot by slot: bytes of devices go in, and come out when the radio has carried them.
+
+TS 38.321 (MAC), TS 38.214 (transport blocks, link adaptation), TS 28.541 (slices). docs/mac.md says what is
+modelled and what is not. buffers.py holds the state; adaptation.py, harq.py and scheduler.py are the steps of a slot.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+
+from airserve.errors import UserError
+from airserve.model import Array
+from airserve.network import radio
+from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
+from airserve.network.buffers import (
+    BLOCK,
+    DOWN,
+    FLOW,
+    NONE,
+    RECORD,
+    SLOT,
+    UP,
+    Config,
+    N,
+    State,
+    enqueue,
+    take_done,
+    visible_slot,
+)
+from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
+from airserve.network.jit import njit
+from airserve.network.link import resource_elements
+from airserve.network.scheduler import quiet, step
+from airserve.network.slicing import NAMES
+from airserve.network.topology import Cell, Network
+
+__all__ = ["DOWN", "UP", "Mac", "MacError", "Usage", "initial"]
+
+Grant = Literal["sr", "configured"]
+
+CONTROL_SYMBOLS = 2  # PDCCH at the start of a slot with a downlink
+UPLINK_CONTROL_SYMBOLS = 1  # PUCCH and SRS at the end of an uplink slot
+SPECIAL_DOWN_SYMBOLS = 10  # of the S slot; 2 guard, and 2 uplink that carry SRS and no PUSCH
+DMRS_ELEMENTS = 12  # of a PRB in a slot: one front-loaded symbol
+FIRST_GRANT_BYTES = 512  # that answers a scheduling request; SR_GRANT_BYTES of srsRAN
+N1_SYMBOLS = {15: 8, 30: 10, 60: 17}  # PDSCH decoding, capability 1, by kHz: TS 38.214 Table 5.3-1
+N2_SYMBOLS = {15: 10, 30: 12, 60: 23}  # PUSCH preparation, capability 1: TS 38.214 Table 6.4-1
+
+DELIVERED_NAMES = ["id", "ue", "direction", "nbytes", "arrived_s", "granted_s", "delivered_s"]
+DELIVERED = np.dtype([(name, RECORD[name]) for name in DELIVERED_NAMES])
+ARRIVAL = np.dtype([("slot", "i8"), ("flow", "i8"), ("nbytes", "i8"), ("at_s", "f8"), ("id", "i8")], align=True)
+
+
+class MacError(UserError, ValueError):
+    """A cell or an offer that the MAC cannot carry; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a cell did since its start. Arrays are by slice in the network's order, then direction (0 down, 1 up)."""
+
+    seconds: float
+    prbs: Array  # int64 (2,): that were there, in all slots of a direction
+    prbs_used: Array  # int64 (slices, 2)
+    nbytes: Array  # int64 (slices, 2): delivered, without the overheads of the radio and of IP
+    blocks: int  # transport blocks, their first transmissions
+    failed: int  # of these, not decoded at once
+    resent: int  # HARQ retransmissions
+    given_up: int  # blocks that HARQ gave up and RLC sent again
+    requests: int  # scheduling requests
+
+    @property
+    def share_used(self) -> Array:
+        """Of the PRBs that were there, shape (slices, 2)."""
+        return self.prbs_used / np.maximum(self.prbs, 1)
+
+    @property
+    def mbps(self) -> Array:
+        """Delivered application bytes, shape (slices, 2)."""
+        return self.nbytes * 8e-6 / max(self.seconds, 1e-12)
+
+
+@final
+class Mac:
+    """A cell with devices and their queues in both directions; times are seconds on its own clock, from 0.
+
+    `slice_of` has the index of each device's slice. `grant` is "sr" (scheduling requests and buffer status reports)
+    or "configured" (a device may send in any uplink slot without asking). `processing` adds the times that a device
+    takes to prepare and decode, capability 1. `max_records` records have room at first; more get it.
+
+    >>> from airserve.network.topology import Network
+    >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
+    ...     "sites": [{"name": "mast", "kind": "edge"}]})
+    >>> mac = Mac(hall, slice_of=[0], seed=1)
+    >>> number = mac.offer(0, DOWN, nbytes=200, at_s=0.0001)
+    >>> done = mac.run(0.01)
+    >>> int(done["id"][0]) == number, mac.idle
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        slice_of: Sequence[int],
+        *,
+        seed: int,
+        trace: radio.Trace | None = None,
+        grant: Grant = "sr",
+        processing: bool = True,
+        max_records: int = 1024,
+    ) -> None:
+        self._config, self._state = initial(
+            network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records
+        )
+        self._offered: list[tuple[int, int, int, int, float]] = []  # heap: slot, id, flow, bytes, time
+        self._next_id = 0
+        self._live = 0  # records in the state
+
+    def offer(self, ue: int, direction: int, nbytes: int, at_s: float) -> int:
+        """Queue bytes of a device (0 down, 1 up) that arrive at a time; returns the number of the record.
+
+        A time in slots already run is late news: the bytes are sent from the next slot on and keep their stamp.
+        Raises `MacError` when there is no such device or direction, or nothing to send.
+        """
+        if not (0 <= ue < self._config.ues and direction in (DOWN, UP) and nbytes > 0 and at_s >= 0):
+            raise MacError(
+                f"{nbytes} bytes in direction {direction} of device {ue} at {at_s:g} s cannot be sent: this cell has "
+                f"devices 0 to {self._config.ues - 1}, directions 0 (down) and 1 (up), and records of 1 byte or more."
+            )
+        number = self._next_id
+        self._next_id += 1
+        slot = visible_slot(self._config, at_s)
+        heapq.heappush(self._offered, (slot, number, direction * self._config.ues + ue, nbytes, at_s))
+        return number
+
+    def run(self, until_s: float) -> Array:
+        """Run every slot that starts before a time; returns the records delivered.
+
+        A structured array in order of delivery: id, ue, direction, nbytes, arrived_s, granted_s (start of the first
+        transmission), delivered_s, which is after the end of the slot and so may lie a little beyond `until_s`.
+        """
+        end = int(np.ceil(until_s / self._config.slot_s - 1e-6))
+        due = []
+        while self._offered and self._offered[0][0] < end:
+            slot, number, flow, nbytes, at_s = heapq.heappop(self._offered)
+            due.append((slot, flow, nbytes, at_s, number))
+        self._live += len(due)
+        self._make_room()
+        done = _run(self._state, self._config, np.array(due, ARRIVAL), end)
+        self._live -= len(done)
+        return self._state.record[done][DELIVERED_NAMES].astype(DELIVERED)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is offered or queued."""
+        return self._live == 0 and not self._offered
+
+    @property
+    def now_s(self) -> float:
+        """End of the last slot that was run."""
+        return float(self._state.n[N.slot] * self._config.slot_s)
+
+    def usage(self) -> Usage:
+        """PRBs and bytes since the start."""
+        return usage(self._state, self._config)
+
+    def _make_room(self) -> None:
+        size = len(self._state.record)
+        if self._live <= size:
+            return
+        fresh = np.zeros(max(self._live, 2 * size) - size, RECORD)
+        fresh["next"] = np.arange(size + 1, size + len(fresh) + 1)
+        fresh["next"][-1] = self._state.n[N.free_record]
+        self._state.n[N.free_record] = size
+        self._state = self._state._replace(record=np.concatenate([self._state.record, fresh]))
+
+
+def usage(s: State, c: Config) -> Usage:
+    """What a state has counted."""
+    slots = int(s.n[N.slot])
+    whole, rest = divmod(slots, len(s.pattern))
+    used = s.pattern["elements"] > 0
+    return Usage(
+        slots * c.slot_s,
+        c.prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0)),
+        s.prbs_used.copy(),
+        s.nbytes.copy(),
+        *(int(s.n[i]) for i in (N.blocks, N.failed, N.resent, N.given_up, N.requests)),
+    )
+
+
+@njit
+def _run(s: State, c: Config, arrivals: Array, end: int) -> Array:
+    """Run the slots before `end`; returns the places of the records delivered."""
+    at = 0
+    while s.n[N.slot] < end:
+        while at < arrivals.size and arrivals[at].slot <= s.n[N.slot]:
+            one = arrivals[at]
+            enqueue(s, c, one.flow, one.nbytes, one.at_s, one.id)
+            at += 1
+        if quiet(s):
+            s.n[N.slot] = min(end, max(arrivals[at].slot, s.n[N.slot] + 1)) if at < arrivals.size else end
+        else:
+            step(s, c)
+    done = np.empty(s.n[N.done], np.int64)
+    for i in range(done.size):
+        done[i] = take_done(s)
+    return done
+
+
+def initial(
+    network: Network,
+    slice_of: Sequence[int],
+    *,
+    seed: int,
+    trace: radio.Trace | None = None,
+    grant: Grant = "sr",
+    processing: bool = True,
+    records: int = 1024,
+) -> tuple[Config, State]:
+    """A cell at its start, for `Mac` and for the twin. Raises `MacError` for what cannot be."""
+    cell, ues = network.cell, len(slice_of)
+    if ues == 0 or min(slice_of) < 0 or max(slice_of) >= len(network.slices):
+        raise MacError(
+            f"cell {cell.name} needs at least one device, each in a slice from 0 to {len(network.slices) - 1}; "
+            f"it was given {list(slice_of)[:8]}."
+        )
+    if cell.slicing not in NAMES:
+        raise MacError(f"cell {cell.name}: no slice policy is named {cell.slicing!r}; there is {', '.join(NAMES)}.")
+    if grant not in ("sr", "configured"):
+        raise MacError(f"grant {grant!r} is unknown; choose sr or configured.")
+    rng = np.random.default_rng(seed)
+    config = _config(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
+    return config, _state(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
+
+
+def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant, processing: bool) -> Config:
+    slot_s = cell.slot_ms / 1000
+    pattern = len(cell.tdd)
+    symbol_s = slot_s / 14
+    return Config(
+        ues=ues,
+        slices=slices,
+        prbs=cell.prbs,
+        slot_s=slot_s,
+        policy=NAMES.index(cell.slicing),
+        configured=grant == "configured",
+        k1=K1_SLOTS,
+        k2=cell.k2_slots,
+        request_period=pattern * max(1, round(cell.sr_period_ms / cell.slot_ms / pattern)),
+        request_bytes=FIRST_GRANT_BYTES,
+        target_bler=cell.target_bler,
+        report_period=round(REPORT_PERIOD_MS / cell.slot_ms),
+        report_delay=round(REPORT_DELAY_MS / cell.slot_ms),
+        snapshot=trace.snapshot_s / slot_s,
+        rlc_delay=round(RLC_DELAY_MS / cell.slot_ms),
+        prepare_s=N2_SYMBOLS[cell.scs_khz] / 2 * symbol_s if processing else 0.0,
+        decode_s=N1_SYMBOLS[cell.scs_khz] / 2 * symbol_s if processing else 0.0,
+    )
+
+
+def _state(
+    network: Network, c: Config, slice_of: Array, trace: radio.Trace, rng: np.random.Generator, records: int
+) -> State:
+    flow = np.zeros(2 * c.ues, FLOW)
+    flow["ue"], flow["slice"] = np.tile(np.arange(c.ues), 2), np.tile(slice_of, 2)
+    flow["direction"] = np.repeat([DOWN, UP], c.ues)
+    for name in ("head", "tail", "unsent", "failed", "report", "served"):
+        flow[name] = NONE
+    rows, offsets = radio.assign(trace, c.ues, rng)
+    flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
+    pattern = _pattern(network.cell.tdd)
+    uplink = np.flatnonzero(pattern["elements"][:, UP])
+    opportunities = np.concatenate([uplink + i for i in range(0, c.request_period, len(pattern))])
+    flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
+    blocks = 2 * c.ues * (PROCESSES + 8)  # in flight, and lost ones that RLC holds
+    block = np.zeros(blocks + 2 * c.ues, BLOCK)
+    block["flow"][blocks:] = np.arange(2 * c.ues)
+    block["next"] = np.arange(1, len(block) + 1)
+    block["next"][blocks - 1] = NONE
+    record = np.zeros(records, RECORD)
+    record["next"] = np.arange(1, records + 1)
+    record["next"][-1] = NONE
+    n = np.zeros(N.size, np.int64)
+    n[N.random] = rng.integers(1, 2**63 - 1)
+    n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
+    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(pattern)  # the farthest that an event can lie
+    keys = ("dedicated", "min", "max")
+    return State(
+        n=n,
+        flow=flow,
+        block=block,
+        record=record,
+        calendar=np.full(1 << int(ahead).bit_length(), NONE),
+        active=np.full((2, c.slices), NONE),
+        shares=np.array([[int(getattr(s, key) * c.prbs / 100 + 1e-9) for s in network.slices] for key in keys]),
+        pattern=pattern,
+        snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
+        prbs_used=np.zeros((c.slices, 2), np.int64),
+        nbytes=np.zeros((c.slices, 2), np.int64),
+    )
+
+
+def _by_direction(down: Array, up: Array) -> Array:
+    """Both traces as one array; layers that a direction does not have get an SNR at which nothing is sent."""
+    both = np.full((2, *down.shape[:2], max(down.shape[2], up.shape[2])), -200.0, np.float32)
+    both[DOWN, ..., : down.shape[2]] = down
+    both[UP, ..., : up.shape[2]] = up
+    return both
+
+
+def _pattern(tdd: str) -> Array:
+    """What each slot of a TDD pattern has for data, as SLOT.
+
+    >>> _pattern("DDDSU")["elements"].tolist()
+    [[132, 0], [132, 0], [132, 0], [84, 0], [0, 144]]
+    """
+    symbols = {
+        "D": (14 - CONTROL_SYMBOLS, 0),
+        "S": (SPECIAL_DOWN_SYMBOLS - CONTROL_SYMBOLS, 0),
+        "U": (0, 14 - UPLINK_CONTROL_SYMBOLS),
+    }
+    pattern = np.zeros(len(tdd), SLOT)
+    pattern["elements"] = [[resource_elements(n, DMRS_ELEMENTS) for n in symbols[kind]] for kind in tdd]
+    pattern["next_down"] = _slots_until(pattern["elements"][:, DOWN] > 0)
+    pattern["next_up"] = _slots_until(pattern["elements"][:, UP] > 0)
+    return pattern
+
+
+def _slots_until(wanted: Array) -> Array:
+    """How many slots until the next wanted one, for every place in a pattern.
+
+    >>> _slots_until(np.array([True, False, False])).tolist()
+    [0, 2, 1]
+    """
+    n = len(wanted)
+    return np.array([next(k for k in range(n) if wanted[(at + k) % n]) for at in range(n)])

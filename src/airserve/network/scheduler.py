@@ -1,0 +1,249 @@
+"""One slot of the MAC: demand of every slice, the slice policy, and proportional fair inside a slice.
+
+Kelly 1997 (proportional fair); TS 38.321 5.4 (uplink grants), TS 28.541 4.3.36 (slices).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from airserve.model import Array
+from airserve.network.adaptation import block_bits, choose, listen
+from airserve.network.buffers import (
+    LOST_DUE,
+    NONE,
+    UP,
+    Config,
+    N,
+    State,
+    free_block,
+    granted,
+    new_block,
+    remove_failed,
+)
+from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
+from airserve.network.jit import inner
+from airserve.network.slicing import allocate
+
+BLOCK_OVERHEAD_BYTES = 10  # MAC subheader 3, RLC AM with segment offset 5; 2 for a MAC control element
+GRANTS = 16  # in a slot and direction: what the PDCCH of 2 symbols carries
+PATIENCE = 20  # slots in which a retransmission may find no room before RLC cuts it anew
+MEMORY = 200.0  # slots of the average of proportional fair
+
+
+@inner
+def step(s: State, c: Config) -> None:
+    """Run one slot."""
+    if s.n[N.events] > 0:
+        happen(s, c)
+    elements = s.pattern[s.n[N.slot] % s.pattern.size].elements
+    for direction in range(2):
+        if elements[direction] > 0 and s.n[N.active + direction] + s.n[N.resends + direction] > 0:
+            schedule(s, c, direction, elements[direction])
+    s.n[N.slot] += 1
+
+
+@inner
+def quiet(s: State) -> bool:
+    """Nothing to send and nothing awaited: slots may be skipped."""
+    waiting = s.n[N.active] + s.n[N.active + 1] + s.n[N.resends] + s.n[N.resends + 1]
+    return bool(s.n[N.events] + waiting == 0)
+
+
+@inner
+def schedule(s: State, c: Config, direction: int, elements: int) -> None:
+    """Share the PRBs of a slot: what slices need, what the policy gives, retransmissions first, then the fairest."""
+    need = np.zeros(c.slices, np.int64)
+    b = s.n[N.resend + direction]
+    while b != NONE:
+        need[s.flow[s.block[b].flow].slice] += s.block[b].prbs
+        b = s.block[b].next
+    for k in range(c.slices):
+        need[k] += demand(s, c, direction, k, elements)
+    quota = allocate(c.policy, need, s.shares[0], s.shares[1], s.shares[2], c.prbs)
+    grants = resend(s, c, direction, quota)
+    more = True
+    while more:  # slices in turn, so that none takes all of the PDCCH
+        more = False
+        for k in range(c.slices):
+            f = fairest(s, direction, k) if quota[k] > 0 and grants < GRANTS else NONE
+            if f == NONE:
+                continue
+            more = True
+            used = grant(s, c, f, quota[k], elements)
+            quota[k] -= used
+            s.prbs_used[k, direction] += used
+            grants += used > 0
+
+
+@inner
+def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
+    """PRBs that the flows of a slice would fill; each flow's need and metric, and idle flows out of the list."""
+    slot = s.n[N.slot]
+    total = 0
+    before, f = NONE, s.active[direction, k]
+    while f != NONE:
+        flow, at = s.flow[f], f
+        f = flow.next
+        nbytes = max(flow.known - flow.sent + flow.lost, flow.asked)
+        if nbytes <= 0:
+            deactivate(s, at, before)
+            continue
+        before = at
+        flow.metric = 0.0
+        if flow.processes >= PROCESSES or flow.served == slot:
+            continue
+        listen(s, c, at, slot)
+        flow.need = blocks_for(s, c, at, nbytes, elements)
+        flow.average *= np.exp((flow.averaged - slot) / MEMORY)
+        flow.averaged = slot
+        rate = block_bits(elements, c.prbs, flow.mcs, flow.layers)
+        flow.metric = rate / max(flow.average, 1e-3)
+        total += flow.need
+    return total
+
+
+@inner
+def deactivate(s: State, f: int, before: int) -> None:
+    """Take a flow out of the list of its slice, where it stands behind another, or first (NONE)."""
+    flow = s.flow[f]
+    flow.active = 0
+    s.n[N.active + flow.direction] -= 1
+    if before == NONE:
+        s.active[flow.direction, flow.slice] = flow.next
+    else:
+        s.flow[before].next = flow.next
+
+
+@inner
+def blocks_for(s: State, c: Config, f: int, nbytes: int, elements: int) -> int:
+    """Fewest PRBs, at most all, whose transport block holds some bytes and its own overhead."""
+    flow = s.flow[f]
+    bits = 8 * (nbytes + BLOCK_OVERHEAD_BYTES)
+    mcs, layers = flow.mcs, flow.layers
+    prbs = fewest(bits, elements, mcs, layers, c.prbs)
+    if flow.direction == UP and prbs < c.prbs:  # fewer PRBs have more power each, which may allow a better MCS
+        mcs, layers = choose(s, c, f, prbs)
+        prbs = fewest(bits, elements, mcs, layers, c.prbs)
+    return prbs
+
+
+@inner
+def fewest(bits: int, elements: int, mcs: int, layers: int, prbs: int) -> int:
+    """Fewest PRBs, at most `prbs`, whose transport block holds some bits."""
+    low, high = 1, prbs
+    one = block_bits(elements, prbs, mcs, layers) / prbs
+    guess = min(max(int(bits / one), 1), prbs)
+    if block_bits(elements, guess, mcs, layers) >= bits:
+        high = guess
+        low = max(1, guess - 4)
+    else:
+        low = min(guess + 1, prbs)
+        high = min(guess + 8, prbs)
+        if block_bits(elements, high, mcs, layers) < bits:
+            low, high = high, prbs
+    while low < high:
+        middle = (low + high) // 2
+        if block_bits(elements, middle, mcs, layers) >= bits:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+@inner
+def resend(s: State, c: Config, direction: int, quota: Array) -> int:
+    """HARQ retransmissions, on as many PRBs as before; returns how many found room."""
+    following = s.n[N.resend + direction]
+    s.n[N.resend + direction], s.n[N.resends + direction] = NONE, 0
+    sent = 0
+    while following != NONE:
+        b = following
+        block = s.block[b]
+        following = block.next
+        flow = s.flow[block.flow]
+        if block.prbs <= quota[flow.slice] and sent < GRANTS and flow.served != s.n[N.slot]:
+            quota[flow.slice] -= block.prbs
+            s.prbs_used[flow.slice, direction] += block.prbs
+            flow.metric = 0.0
+            sent += 1
+            transmit(s, c, b)
+            continue
+        block.waited += 1
+        if block.waited > PATIENCE:
+            give_up(s, b, s.n[N.slot] + 1)
+        else:
+            queue_resend(s, b)
+    return sent
+
+
+@inner
+def fairest(s: State, direction: int, k: int) -> int:
+    """The flow of a slice whose rate is highest against its own average, or NONE."""
+    best, metric = NONE, 0.0
+    f = s.active[direction, k]
+    while f != NONE:
+        if s.flow[f].metric > metric:
+            best, metric = f, s.flow[f].metric
+        f = s.flow[f].next
+    return best
+
+
+@inner
+def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
+    """Fill a transport block of a flow and send it; returns the PRBs used.
+
+    A device fills its grant with all it has, also with what the base station does not know of. Bytes that RLC
+    sends again go first. What answers a scheduling request may find the queue empty: the PRBs are spent all the same.
+    """
+    flow = s.flow[f]
+    flow.metric = 0.0
+    prbs = min(flow.need, quota)
+    mcs, layers = flow.mcs, flow.layers
+    if flow.direction == UP:
+        mcs, layers = choose(s, c, f, prbs)
+    room = block_bits(elements, prbs, mcs, layers) // 8 - BLOCK_OVERHEAD_BYTES
+    if room <= 0:
+        return 0
+    if flow.lost == 0 and flow.sent == flow.enqueued:
+        flow.asked = 0
+        return int(prbs)
+    b = new_block(s)
+    if b == NONE:
+        return 0
+    flow.asked = 0
+    if flow.lost > 0:
+        start, end = lost_bytes(s, f, room)
+    else:
+        start, end = flow.sent, min(flow.sent + room, flow.enqueued)
+        flow.sent = end
+        flow.known = max(flow.known, end)
+        granted(s, f, s.n[N.slot] * c.slot_s)
+    flow.average += (end - start) / MEMORY
+    block = s.block[b]
+    block.flow, block.start, block.end, block.prbs, block.mcs, block.layers = f, start, end, prbs, mcs, layers
+    block.attempts, block.waited, block.snr, block.report = 0, 0, 0.0, flow.enqueued
+    flow.processes += 1
+    transmit(s, c, b)
+    return int(prbs)
+
+
+@inner
+def lost_bytes(s: State, f: int, room: int) -> tuple[int, int]:
+    """Take the first bytes that RLC is to send again, at most `room`, as [start, end)."""
+    flow = s.flow[f]
+    first = NONE
+    b = flow.failed
+    while b != NONE:
+        due = s.block[b].kind == LOST_DUE
+        if due and (first == NONE or s.block[b].start < s.block[first].start):
+            first = b
+        b = s.block[b].sibling
+    block = s.block[first]
+    start, end = block.start, min(block.start + room, block.end)
+    block.start = end
+    flow.lost -= end - start
+    if block.start == block.end:
+        remove_failed(s, first)
+        free_block(s, first)
+    return start, end
