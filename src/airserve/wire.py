@@ -101,6 +101,11 @@ def infer_request(
     ).encode() + body
 
 
+def metadata_request(model: str, *, host: str) -> bytes:
+    """A whole HTTP request for the signature of `model`."""
+    return f"GET /v2/models/{quote(model)} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
 def infer_response(
     model: str,
     version: str,
@@ -369,6 +374,8 @@ def _from_list(data: list[Any], datatype: str, shape: list[int], named: str) -> 
             array = np.array([item.encode() for item in array.ravel()] + [None], dtype=object)[:-1]
         else:
             given = np.asarray(data)
+            if dtype.kind in "ui" and given.dtype.kind == "f" and _all_int(data):
+                given = np.array(data, dtype)  # 0 beside 2**64 - 1, for which numpy chooses float64
             if given.size and given.dtype.kind not in ACCEPTS[dtype.kind]:
                 raise WireError(f"{named} is {datatype}; its data hold something else ({given.dtype}).")
             if dtype.kind in "ui" and given.size:
@@ -387,6 +394,10 @@ def _from_list(data: list[Any], datatype: str, shape: list[int], named: str) -> 
     if array.size != count:
         raise WireError(f"{named} holds {array.size} values; its shape {shape} wants {count}.")
     return array.reshape(shape)
+
+
+def _all_int(data: list[Any]) -> bool:
+    return all(_all_int(item) if isinstance(item, list) else type(item) is int for item in data)
 
 
 def _requested(outputs: Any, as_binary: bool) -> dict[str, bool] | None:

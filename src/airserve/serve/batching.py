@@ -1,0 +1,156 @@
+"""The work of a site: a first-in first-out queue, a thread per core, and padding that emulates a slower site."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar, final
+
+from airserve.model import Array, Run
+
+T = TypeVar("T")
+QUEUE_LIMIT = 4096  # requests that wait; beyond it a client is told at once and not after its deadline
+PR_SET_TIMERSLACK = 29
+
+
+class Overloaded(RuntimeError):
+    """The queue is full; the message is one sentence."""
+
+
+class DeadlineExceeded(RuntimeError):
+    """The request waited beyond its deadline and was not started; the message is one sentence."""
+
+
+class Done(NamedTuple, Generic[T]):
+    """A result with the time from the request's arrival to the start of work, and from there to its end."""
+
+    result: T
+    queue_s: float
+    compute_s: float
+
+
+@final
+class Padded:
+    """Functions that run one after another on one core, each lasting at least its `padded_s`.
+
+    The core is held while it sleeps, for the emulated site is busy then. A run that takes longer than its padding
+    is an overrun: this machine is too slow to be that site, and `overruns` counts it.
+
+    >>> work = Padded([(lambda inputs: [inputs[0] + 1], None), (lambda inputs: [inputs[0] * 2], 0.01)])
+    >>> begun_s = time.monotonic()
+    >>> work([3]), time.monotonic() - begun_s >= 0.01, work.overruns
+    ([8], True, 0)
+    """
+
+    def __init__(self, steps: Sequence[tuple[Run, float | None]]) -> None:
+        self._steps = tuple(steps)
+        self._lock = threading.Lock()
+        self._whole: Run | None = steps[0][0] if len(steps) == 1 and steps[0][1] is None else None
+        self.padded_s = sum(padded_s or 0.0 for _, padded_s in steps)
+        self.overruns = 0
+        self.worst_overrun_s = 0.0
+
+    def __call__(self, inputs: Sequence[Array]) -> list[Array]:
+        if self._whole is not None:
+            return self._whole(inputs)
+        values = list(inputs)
+        begun_s = now_s = time.monotonic()
+        needed_s = 0.0
+        for run, padded_s in self._steps:
+            values = run(values)
+            before_s, now_s = now_s, time.monotonic()
+            took_s = now_s - before_s
+            if padded_s is not None and took_s > padded_s:
+                with self._lock:
+                    self.overruns += 1
+                    self.worst_overrun_s = max(self.worst_overrun_s, took_s - padded_s)
+            needed_s += max(took_s, padded_s or 0.0)
+        # One sleep for all steps, so that the lateness of waking up is paid once.
+        if (left_s := begun_s + needed_s - time.monotonic()) > 0:
+            time.sleep(left_s)
+        return values
+
+
+@final
+class Workers:
+    """`cores` threads that take work from one queue in the order in which it came. Made inside a running loop."""
+
+    def __init__(self, cores: int, name: str = "core") -> None:
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._cores = cores
+        self._held = 0  # jobs that wait or run; touched by the loop's thread only
+        self._threads = [threading.Thread(target=self._work, name=f"{name}-{k}", daemon=True) for k in range(cores)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a core is free: nothing waits then, and work may run on the loop without passing another."""
+        return self._held < self._cores
+
+    async def run(self, work: Callable[[], T], arrived_s: float, deadline_s: float) -> Done[T]:
+        """The result of `work` when a core was free for it; times are of `time.monotonic`.
+
+        Raises `Overloaded` where the queue is full, `DeadlineExceeded` where the deadline passed before the start, and
+        whatever `work` raises.
+        """
+        if self._held >= self._cores + QUEUE_LIMIT:
+            raise Overloaded(f"{QUEUE_LIMIT} requests wait already; ask less often or add cores.")
+        job = _Job(work, deadline_s, self._loop.create_future())
+        self._held += 1
+        self._jobs.put(job)
+        await job.future
+        if job.error is not None:
+            raise job.error
+        if job.late:
+            raise DeadlineExceeded(
+                f"the request waited {1e3 * (job.started_s - arrived_s):.0f} ms for a core and its deadline passed; "
+                "ask less often, allow more time or add cores."
+            )
+        return Done(job.result, job.started_s - arrived_s, job.ended_s - job.started_s)
+
+    def close(self) -> None:
+        """Ends the threads once the queue is empty; call it when nothing is awaited any more."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        if sys.platform == "linux":  # by default a sleep may end 50 us late so that the kernel can join wake-ups
+            ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        while (job := self._jobs.get()) is not None:
+            job.started_s = time.monotonic()
+            job.late = job.started_s > job.deadline_s
+            if not job.late and not job.future.cancelled():
+                try:
+                    job.result = job.work()
+                except Exception as error:
+                    job.error = error
+            job.ended_s = time.monotonic()
+            self._loop.call_soon_threadsafe(self._finish, job)
+
+    def _finish(self, job: _Job) -> None:
+        self._held -= 1
+        if not job.future.done():
+            job.future.set_result(None)
+
+
+@final
+class _Job:
+    __slots__ = ("deadline_s", "ended_s", "error", "future", "late", "result", "started_s", "work")
+
+    def __init__(self, work: Callable[[], Any], deadline_s: float, future: asyncio.Future[None]) -> None:
+        self.work = work
+        self.deadline_s = deadline_s
+        self.future = future
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.late = False
+        self.started_s = self.ended_s = 0.0
