@@ -201,6 +201,7 @@ class Asker:
     site: str  # the site asked, or the site of the tail; "" when the device answers alone
     device_site: str
     promise: Promise
+    compress: bool = False  # the driver's own requests, as zstd
 
 
 @dataclass(frozen=True)

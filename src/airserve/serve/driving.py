@@ -1,0 +1,333 @@
+"""Drive a deployment: its devices ask with real samples at their rates, and every request becomes a Reading.
+
+The devices live in a process of their own, which wakes on time: `python -m airserve.serve.driving RUN_DIR SECONDS
+SEED`. Afterwards the answers are scored against labels, or where there are none against the reference model's own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from airserve import airlog
+from airserve.contract import Asker, Deployment, Readings, Span, from_plain, to_plain
+from airserve.errors import UserError
+from airserve.linux import die_with_parent, run_as_others, run_on_time
+from airserve.model import Array, Engine, Samples
+from airserve.serve.asking import Asked, Voice, ask, schedule
+from airserve.serve.joining import join
+
+PRIORITY = 5  # of SCHED_FIFO: below the relay, for the air comes first
+LATE = 0.1  # of the tightest promise: where the 99th percentile of lateness is more, the run is invalid
+OVERRUNS = 0.01  # of the requests: where more computed longer than the emulated site would, the run is invalid
+UNEXPLAINED = 0.001  # of the answered requests: where more have no account of their time, the run is invalid
+LOG_S = 5.0  # to wait for the relay's log; it is written each second
+DOWN, UP = 0, 1
+
+
+class DriveError(UserError):
+    """A run that could not be made; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How right the answers were: `metric` is "accuracy" with labels, else "agreement" with the reference model."""
+
+    metric: str
+    value: float
+    n: int  # distinct samples that were answered
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a slice used of the cell in one direction: share of PRBs, application Mbit/s, share by the second."""
+
+    share_used: float
+    mbps: float
+    per_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A measured run. Dictionaries are by service; `usage` by slice, then "up" and "down"."""
+
+    readings: dict[str, Readings]
+    scores: dict[str, Score]
+    sent: dict[str, int]
+    answered: dict[str, int]
+    failed: dict[str, int]
+    failures: dict[str, dict[str, int]]  # what was said, and how often
+    seconds: float
+    seed: int
+    lateness_ms_p99: float  # of the relay's releases, in this run
+    driver_lateness_ms_p99: float  # from the intended send time to the actual; it is in the Readings
+    overruns: int  # computations longer than those of the emulated site
+    valid: bool
+    invalid_why: str
+    scheduling: dict[str, str] = field(default_factory=dict)  # what relay and driver obtained
+    usage: dict[str, dict[str, Used]] = field(default_factory=dict)
+
+
+def drive(
+    deployment: Deployment,
+    *,
+    seconds: float,
+    seed: int,
+    run_dir: Path,
+    progress: Callable[[float, float], None] | None = None,
+) -> Drive:
+    """Have the devices of every Asker ask for so long, and return what was measured.
+
+    `run_dir` is the folder of the deployment, which is up; the run is saved there for `load`. `progress` is told the
+    seconds that have passed, of how many. Raises `DriveError`, one sentence, where the run could not be made.
+    """
+    if not deployment.askers:
+        raise DriveError(f"deployment {deployment.name} has nobody who asks; give it a service with a model.")
+    path = run_dir / "driven.json"
+    path.write_text(json.dumps(to_plain(deployment)), encoding="utf-8")
+    command = [sys.executable, "-m", "airserve.serve.driving", str(run_dir), str(seconds), str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            for line in process.stdout:
+                if progress is not None:
+                    progress(float(line), seconds)
+            said = process.stderr.read().strip().splitlines()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise DriveError(said[-1] if said else f"the driver ended with status {process.returncode}.")
+    return load(run_dir)
+
+
+def load(run_dir: Path, number: int | None = None) -> Drive:
+    """A run saved in a deployment's folder, by default the last. Raises `DriveError` where there is none."""
+    found = _saved(run_dir)
+    if not found or (number is not None and number not in found):
+        which = "no run" if number is None else f"no run {number}"
+        raise DriveError(f"{run_dir} holds {which}; make one with `airserve drive`.")
+    number = max(found) if number is None else number
+    stem = run_dir / f"drive-{number:03d}"
+    plain = json.loads(stem.with_suffix(".json").read_bytes())
+    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
+        readings = {
+            service: Readings(
+                service,
+                tuple(from_plain(Span, span) for span in columns),
+                *(file[f"{service}/{name}"] for name in ("sent_s", "device", "ms")),
+            )
+            for service, columns in plain.pop("spans").items()
+        }
+    plain["scores"] = {service: from_plain(Score, score) for service, score in plain["scores"].items()}
+    plain["usage"] = {
+        name: {way: from_plain(Used, used) for way, used in ways.items()} for name, ways in plain["usage"].items()
+    }
+    return Drive(readings=readings, **plain)
+
+
+def save(run: Drive, run_dir: Path) -> Path:
+    """Keep a run in a deployment's folder under the next number; returns the path of its JSON."""
+    stem = run_dir / f"drive-{max(_saved(run_dir), default=0) + 1:03d}"
+    arrays = {
+        f"{service}/{name}": getattr(readings, name)
+        for service, readings in run.readings.items()
+        for name in ("sent_s", "device", "ms")
+    }
+    np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+    plain = {name: to_plain(value) for name, value in vars(run).items() if name != "readings"}
+    plain["spans"] = {service: to_plain(readings.spans) for service, readings in run.readings.items()}
+    new = stem.with_suffix(".new")
+    new.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    return new.replace(stem.with_suffix(".json"))
+
+
+def measure(
+    deployment: Deployment,
+    *,
+    seconds: float,
+    seed: int,
+    run_dir: Path,
+    progress: Callable[[float], None] | None = None,
+) -> Drive:
+    """As `drive`, in this process and unsaved. Raises `UserError`."""
+    voices = [Voice(deployment, asker) for asker in deployment.askers]
+    asked = [
+        schedule(asker, voice.rows, seconds, (seed, k))
+        for k, (asker, voice) in enumerate(zip(deployment.askers, voices, strict=True))
+    ]
+    overrun_before = _overruns(deployment)
+    skip = {name: airlog.size(run_dir, name) for name in (airlog.LOG, airlog.USAGE_LOG)}
+    scheduling = {"driver": run_on_time(PRIORITY)}
+    began_s = ask(voices, asked, seconds=seconds, progress=progress)
+    ended_s = time.monotonic()
+    run_as_others()
+    overruns = sum(max(0, now - overrun_before.get(key, 0)) for key, now in _overruns(deployment).items())
+    log, usage, lateness_ms = None, {}, 0.0
+    if deployment.air is not None:
+        scheduling["relay"] = _wait_for_log(run_dir, ended_s)
+        log = airlog.read(run_dir, since=skip[airlog.LOG])
+        usage = _usage(deployment, airlog.read(run_dir, airlog.USAGE_LOG, skip[airlog.USAGE_LOG]), began_s, seconds)
+        lateness_ms = _lateness_ms(deployment, log)
+    readings, unexplained = {}, 0
+    for asker, one in zip(deployment.askers, asked, strict=True):
+        readings[asker.service], more = join(deployment, asker, one, log, began_s)
+        unexplained += more
+    late = np.concatenate([one.late_s for one in asked])
+    driver_ms = float(np.percentile(1e3 * late, 99)) if len(late) else 0.0
+    why = _why_invalid(deployment, asked, lateness_ms, driver_ms, overruns, unexplained)
+    services = list(zip(deployment.askers, voices, asked, strict=True))
+    return Drive(
+        readings=readings,
+        scores={a.service: score(a, v.samples, one) for a, v, one in services},
+        sent={a.service: len(one.sent_s) for a, _, one in services},
+        answered={a.service: one.answered for a, _, one in services},
+        failed={a.service: len(one.sent_s) - one.answered for a, _, one in services},
+        failures={a.service: one.failures for a, _, one in services},
+        seconds=seconds,
+        seed=seed,
+        lateness_ms_p99=lateness_ms,
+        driver_lateness_ms_p99=driver_ms,
+        overruns=overruns,
+        valid=not why,
+        invalid_why=why,
+        scheduling=scheduling,
+        usage=usage,
+    )
+
+
+def score(asker: Asker, samples: Samples, asked: Asked) -> Score:
+    """How many of the distinct samples that were answered got the right answer; a sample's answers are averaged."""
+    if asker.reference:
+        engine = Engine(asker.reference)
+        wanted: Array = np.full(len(samples.inputs), -1)
+        for row in np.unique(asked.row):
+            wanted[row] = int(np.argmax(engine.run([samples.inputs[row : row + 1]])[0]))
+    else:
+        assert samples.labels is not None
+        wanted = samples.labels
+    done = np.isfinite(asked.done_s)
+    rows, where, count = np.unique(asked.row[done], return_inverse=True, return_counts=True)
+    right = np.bincount(where, asked.answer[done] == wanted[asked.row[done]], len(rows)) / count
+    metric = "agreement" if asker.reference else "accuracy"
+    return Score(metric, float(right.mean()) if len(rows) else float("nan"), len(rows))
+
+
+def _why_invalid(
+    deployment: Deployment,
+    asked: Sequence[Asked],
+    lateness_ms: float,
+    driver_ms: float,
+    overruns: int,
+    unexplained: int,
+) -> str:
+    """Why a run does not count, in sentences; "" where it does."""
+    tightest_ms = min(asker.promise.latency_ms for asker in deployment.askers)
+    sent, answered = sum(len(one.sent_s) for one in asked), sum(one.answered for one in asked)
+    why = []
+    for what, late_ms in (("the relay released", lateness_ms), ("the driver sent", driver_ms)):
+        if late_ms > LATE * tightest_ms:
+            why.append(
+                f"{what} {late_ms:.1f} ms late at the 99th percentile, more than {100 * LATE:.0f} % of the tightest "
+                f"promise ({tightest_ms:g} ms): this machine is too busy, or lets nobody use SCHED_FIFO."
+            )
+    if overruns > OVERRUNS * sent:
+        why.append(
+            f"{overruns} of {sent} computations took longer than on the emulated site: this machine is too busy."
+        )
+    if unexplained > UNEXPLAINED * answered:
+        why.append(f"{unexplained} of {answered} answers have no account of their time in the relay's log.")
+    return " ".join(why)
+
+
+def _lateness_ms(deployment: Deployment, log: Array) -> float:
+    """99th percentile of how late the relay released, in ms."""
+    assert deployment.air is not None
+    delay_s = np.array([site.delay_ms / 1e3 for site in deployment.air.sites])[log["site"]]
+    late_s = log["released_s"] - log["delivered_s"] - np.where(log["direction"] == UP, delay_s, 0)
+    late_s = late_s[np.isfinite(late_s)]
+    return float(np.percentile(1e3 * late_s, 99)) if len(late_s) else 0.0
+
+
+def _usage(deployment: Deployment, rows: Array, began_s: float, seconds: float) -> dict[str, dict[str, Used]]:
+    """What each slice used in the whole seconds while the devices asked, or where there are none, about them."""
+    assert deployment.air is not None
+    inside = (rows["until_s"] - 1 >= began_s) & (rows["until_s"] <= began_s + seconds)
+    about = (rows["until_s"] > began_s) & (rows["until_s"] - 1 < began_s + seconds)
+    rows = rows[inside] if inside.any() else rows[about]
+    found: dict[str, dict[str, Used]] = {}
+    for k, one in enumerate(deployment.air.network["slices"]):
+        for way, name in ((UP, "up"), (DOWN, "down")):
+            mine = rows[(rows["slice"] == k) & (rows["direction"] == way)]
+            share = mine["prbs_used"] / np.maximum(mine["prbs"], 1)
+            found.setdefault(str(one["name"]), {})[name] = Used(
+                float(mine["prbs_used"].sum() / max(mine["prbs"].sum(), 1)),
+                float(mine["nbytes"].sum() * 8e-6 / max(len(mine), 1)),
+                tuple(share.tolist()),
+            )
+    return found
+
+
+def _wait_for_log(run_dir: Path, ended_s: float) -> str:
+    """Wait until the relay has written all until a time; returns the scheduling that it obtained."""
+    until_s = time.monotonic() + LOG_S
+    while (status := airlog.status(run_dir))["until_s"] < ended_s:
+        if time.monotonic() > until_s:
+            raise DriveError(f"the relay has not written to {run_dir} for {LOG_S:.0f} s; see that it runs.")
+        time.sleep(0.1)
+    return str(status["scheduling"])
+
+
+def _overruns(deployment: Deployment) -> dict[str, int]:
+    """How many computations of each process lasted longer than the emulated site's would, since its start."""
+    found = {}
+    for process in deployment.processes:
+        connection = http.client.HTTPConnection(process.host, process.port, timeout=5)
+        try:
+            connection.request("GET", "/v2/models/stats")
+            models = json.loads(connection.getresponse().read())["model_stats"]
+        except (OSError, http.client.HTTPException) as error:
+            raise DriveError(
+                f"{process.key} does not answer at {process.host}:{process.port} ({error}); is the deployment up?"
+            ) from None
+        finally:
+            connection.close()
+        found[process.key] = sum(int(model["padding"]["overruns"]) for model in models)
+    return found
+
+
+def _saved(run_dir: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("drive-")) for path in run_dir.glob("drive-[0-9]*.json"))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The driver's process: prints the seconds that have passed; status 2 with a sentence where it could not run."""
+    run_dir, seconds, seed = Path(arguments[0]), float(arguments[1]), int(arguments[2])
+    die_with_parent(os.getppid())
+    try:
+        deployment = from_plain(Deployment, _json(run_dir / "driven.json"))
+        run = measure(deployment, seconds=seconds, seed=seed, run_dir=run_dir, progress=lambda s: print(s, flush=True))
+        save(run, run_dir)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

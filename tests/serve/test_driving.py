@@ -1,0 +1,387 @@
+"""The driver: it asks on time whatever happens, and three accounts of a request become one that adds up."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airserve import airlog, arrivals, wire
+from airserve.contract import (
+    Air,
+    AirSite,
+    Asker,
+    Deployment,
+    Endpoint,
+    Promise,
+    Readings,
+    SiteProcess,
+    Span,
+)
+from airserve.model import Engine, Function, Samples, Tensor, save_samples
+from airserve.serve import driving
+from airserve.serve.asking import Asked, AskError, Voice, ask, schedule
+from airserve.serve.driving import Drive, DriveError, Score, Used
+from airserve.serve.joining import Crossings, join
+from airserve.timing import AirBytes, Timing, format_timing
+
+Answer = Callable[[socket.socket, int], bool]  # with the number of the request; False: the connection is closed
+
+
+class Stub:
+    """A server of whole requests on one port, one thread a connection; `answer` says what happens to each."""
+
+    def __init__(self, host: str, answer: Answer) -> None:
+        self.listener = socket.create_server((host, 0))
+        self.host, self.port = self.listener.getsockname()
+        self.answer = answer
+        self.count = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        buffer = b""
+        with sock:
+            while True:
+                while b"\r\n\r\n" not in buffer:
+                    if not (data := sock.recv(1 << 16)):
+                        return
+                    buffer += data
+                head, _, buffer = buffer.partition(b"\r\n\r\n")
+                length = int(head.lower().partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
+                while len(buffer) < length:
+                    buffer += sock.recv(1 << 16)
+                buffer = buffer[length:]
+                self.count += 1
+                if not self.answer(sock, self.count):
+                    return
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def right(sock: socket.socket, number: int) -> bool:
+    value = np.array([[0.0, 1.0, 0.0]], np.float32)
+    timing = format_timing([Timing("queue", 0.1, "board"), Timing("compute", 0.5, "board")])
+    sock.sendall(wire.infer_response("m", "1", [(Tensor("y", "float32", (-1, 3)), value)], server_timing=timing))
+    return True
+
+
+@pytest.fixture
+def stub() -> Iterator[Callable[[Answer], Stub]]:
+    made: list[Stub] = []
+
+    def make(answer: Answer) -> Stub:
+        made.append(Stub("127.1.8.1", answer))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def alone(graphs: dict[str, Path], folder: Path, port: int, rate_hz: float = 40.0, reference: str = "") -> Deployment:
+    """One device that answers itself, at the address of a stub."""
+    path = folder / "samples.npz"
+    labels = None if reference else np.array([9, 9, *[1] * 15, *[0] * 5])
+    save_samples(Samples(np.random.default_rng(0).normal(size=(22, 4)).astype("float32"), labels, 2), path)
+    endpoint = Endpoint("m", (Function("whole", "model", str(graphs["whole"])),))
+    asker = Asker(
+        "m", "m", str(path), reference, ("127.1.8.1",), (), rate_hz, "periodic", False, "device", "", "board",
+        Promise(50, 99),
+    )  # fmt: skip
+    return Deployment("test", (SiteProcess("board", "127.1.8.1", port, 1, (endpoint,), 1),), None, (asker,))
+
+
+def run(deployment: Deployment, seconds: float, seed: int = 1) -> tuple[Asked, float]:
+    voice = Voice(deployment, deployment.askers[0])
+    asked = schedule(deployment.askers[0], voice.rows, seconds, (seed, 0))
+    began_s = ask([voice], [asked], seconds=seconds)
+    return asked, began_s
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_driver_keeps_the_arrival_law_and_shows_every_sample(graphs: dict[str, Path], tmp_path: Path) -> None:
+    asker = alone(graphs, tmp_path, 1).askers[0]
+    asked = schedule(asker, 20, 5.0, (7, 0))
+    sent_s, device = arrivals.times("periodic", 1, 40.0, 5.0, np.random.default_rng((7, 0)))
+    assert (asked.sent_s == sent_s).all()
+    assert (asked.device == device).all()
+    assert sorted(asked.row[:20]) == list(range(20))
+    assert sorted(asked.row[20:40]) == list(range(20))
+
+
+def test_a_slow_server_does_not_slow_the_driver(
+    graphs: dict[str, Path], tmp_path: Path, stub: Callable[[Answer], Stub]
+) -> None:
+    """Open loop against a server of 40 ms asked every 20 ms: latency is Lindley's recursion, sending stays on time."""
+    work_s = 0.04
+
+    def slow(sock: socket.socket, number: int) -> bool:
+        time.sleep(work_s)
+        return right(sock, number)
+
+    server = stub(slow)
+    asked, _ = run(alone(graphs, tmp_path, server.port, rate_hz=50), 1.0)
+    assert asked.failures == {}
+    assert asked.answered == len(asked.sent_s) == server.count
+    free_s, expected = 0.0, []
+    for at_s in asked.sent_s:
+        free_s = max(free_s, at_s) + work_s
+        expected.append(free_s - at_s)
+    measured = asked.done_s - asked.sent_s
+    assert measured[-10:].min() > 0.3, "the queue grew"
+    assert (measured >= np.array(expected) - 1e-3).all()
+    assert np.median(measured / np.array(expected)) == pytest.approx(1, abs=0.15)
+    assert np.median(asked.late_s) < 2e-3
+
+
+def test_byte_ranges_follow_one_another(
+    graphs: dict[str, Path], tmp_path: Path, stub: Callable[[Answer], Stub]
+) -> None:
+    deployment = alone(graphs, tmp_path, stub(right).port)
+    asked, _ = run(deployment, 0.5)
+    voice = Voice(deployment, deployment.askers[0])
+    up = down = 0
+    for k, at in enumerate(asked.bytes_at):
+        assert at is not None
+        assert at.up == (up, up + len(voice.request(int(asked.row[k]), 0)))
+        assert at.down[0] == down < at.down[1]
+        up, down = at.up[1], at.down[1]
+    assert (asked.answer == 1).all()
+
+
+def test_a_lost_connection_fails_what_was_on_it_and_is_made_again(
+    graphs: dict[str, Path], tmp_path: Path, stub: Callable[[Answer], Stub]
+) -> None:
+    server = stub(lambda sock, number: number != 5 and right(sock, number))
+    asked, _ = run(alone(graphs, tmp_path, server.port, rate_hz=20), 1.5)
+    assert sum(asked.failures.values()) == len(asked.sent_s) - asked.answered == 1
+    assert next(iter(asked.failures)).startswith("the connection was")
+    assert np.isfinite(asked.done_s[-5:]).all()
+
+
+def test_errors_are_failures_with_their_sentence(
+    graphs: dict[str, Path], tmp_path: Path, stub: Callable[[Answer], Stub]
+) -> None:
+    def refuse(sock: socket.socket, number: int) -> bool:
+        sock.sendall(wire.error_response(503, "too much to do."))
+        return True
+
+    asked, _ = run(alone(graphs, tmp_path, stub(refuse).port), 0.3)
+    assert asked.failures == {"it answers 503: too much to do.": len(asked.sent_s)}
+    assert asked.answered == 0
+
+
+def test_nobody_there_is_one_sentence(graphs: dict[str, Path], tmp_path: Path) -> None:
+    with socket.create_server(("127.1.8.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    deployment = alone(graphs, tmp_path, port)
+    with pytest.raises(AskError, match=rf"cannot reach 127\.1\.8\.1:{port}.*is the deployment up\?"):
+        run(deployment, 0.2)
+    with pytest.raises(DriveError, match=r"does not answer.*is the deployment up\?"):
+        driving.drive(deployment, seconds=0.2, seed=0, run_dir=tmp_path)
+    with pytest.raises(AskError, match="no samples"):
+        Voice(deployment, replace(deployment.askers[0], samples=""))
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_score_counts_distinct_samples_against_labels(graphs: dict[str, Path], tmp_path: Path) -> None:
+    deployment = alone(graphs, tmp_path, 1)
+    voice = Voice(deployment, deployment.askers[0])
+    n = 40
+    asked = Asked(np.arange(n) / 10, np.zeros(n, int), np.arange(n) % 20, np.zeros(n), np.zeros(n), np.ones(n, int))
+    asked.done_s[20:30] = np.nan
+    # rows 0 to 14 are labelled 1, 15 to 19 are labelled 0, and every answer is 1
+    assert driving.score(deployment.askers[0], voice.samples, asked) == Score("accuracy", 0.75, 20)
+    asked.answer[30:35] = 0  # rows 10 to 14 are right once and wrong once
+    assert driving.score(deployment.askers[0], voice.samples, asked).value == pytest.approx((10 + 5 * 0.5) / 20)
+
+
+def test_without_labels_the_reference_model_is_right(graphs: dict[str, Path], tmp_path: Path) -> None:
+    deployment = alone(graphs, tmp_path, 1, reference=str(graphs["whole"]))
+    voice = Voice(deployment, deployment.askers[0])
+    asked = schedule(deployment.askers[0], voice.rows, 0.5, (0, 0))
+    outputs = Engine(graphs["whole"]).run([voice.samples.inputs])[0]
+    asked.answer[:] = outputs.argmax(axis=1)[asked.row]
+    asked.done_s[:] = 1.0
+    assert driving.score(deployment.askers[0], voice.samples, asked) == Score("agreement", 1.0, len(set(asked.row)))
+
+
+# -- joining ----------------------------------------------------------------------------------------------------------
+
+
+def logged(sizes: list[int], direction: int, begin_s: float, port: int = 5000, connection: int = 0) -> np.ndarray:
+    """A connection's records in one direction, 10 ms apart: granted after 2, delivered after 3, released after 5 ms."""
+    rows = np.zeros(len(sizes), airlog.RECORD)
+    rows["device"], rows["port"], rows["connection"], rows["direction"] = 4, port, connection, direction
+    rows["nbytes"], rows["end"] = sizes, np.cumsum(sizes)
+    rows["arrived_s"] = begin_s + 0.01 * np.arange(len(sizes))
+    for name, after_s in (("granted_s", 0.002), ("delivered_s", 0.003), ("released_s", 0.005)):
+        rows[name] = rows["arrived_s"] + after_s
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 400), min_size=2, max_size=2, unique=True),
+)
+def test_bytes_are_found_where_brute_force_finds_them(sizes: list[int], cuts: list[int]) -> None:
+    low, high = sorted(cut % (sum(sizes) + 1) for cut in cuts)
+    if low == high:
+        return
+    log = logged(sizes, 1, 100.0)
+    found = Crossings(log).find(4, 5000, 1, (low, high), 0.0)
+    owner = np.repeat(np.arange(len(sizes)), sizes)  # of every byte
+    assert found is not None
+    assert found.arrived_s == log["arrived_s"][owner[low]]
+    assert found.granted_s == log["granted_s"][owner[low]]
+    assert found.released_s == log["released_s"][owner[high - 1]]
+
+
+def test_a_port_used_twice_is_told_apart_by_time() -> None:
+    log = np.concatenate([logged([10, 10], 1, 100.0), logged([10, 10], 1, 200.0, connection=9)])
+    crossings = Crossings(log)
+    first, second = (crossings.find(4, 5000, 1, (0, 10), since_s) for since_s in (50.0, 150.0))
+    assert first is not None
+    assert second is not None
+    assert (first.arrived_s, second.arrived_s) == (100.0, 200.0)
+    assert crossings.find(4, 5000, 1, (0, 10), 250.0) is None
+    assert crossings.find(4, 5000, 1, (15, 25), 0.0) is None
+    assert crossings.find(4, 5001, 1, (0, 10), 0.0) is None
+
+
+def over_air(to: str) -> tuple[Deployment, Asker, Asked]:
+    site = AirSite("mast", "127.2.0.1", 1, "127.0.0.1", 1, 1.5)
+    air = Air({"cells": [{"name": "hall"}], "slices": [{"name": "all"}]}, ("a",) * 5, (0,) * 5, (site,), 0, 50.0)
+    asker = Asker(
+        "m", "m", "", "", ("127.1.0.1",), (4,), 1.0, "periodic", False, to, "mast", "board", Promise(50, 99)
+    )  # fmt: skip
+    one = np.zeros(1)
+    asked = Asked(one + 0.25, one.astype(int), one.astype(int), one + 1e-4, one + 0.290, one.astype(int))
+    return Deployment("t", (), air, (asker,)), asker, asked
+
+
+def test_spans_of_a_request_over_the_air_by_hand() -> None:
+    deployment, asker, asked = over_air("air")
+    asked.bytes_at = [AirBytes(5000, (0, 20), (0, 10))]
+    asked.timing = ['queue;dur=0.1;desc="mast", compute;dur=4.000;desc="mast"']
+    up, down = logged([12, 8], 1, 100.251), logged([10], 0, 100.280)
+    readings, unexplained = join(deployment, asker, asked, np.concatenate([down, up]), 100.0)
+    names = [(s.kind, s.direction, s.site) for s in readings.spans]
+    assert names == [
+        ("wait", "up", "hall"), ("air", "up", "hall"), ("transit", "up", "mast"), ("queue", "", "mast"),
+        ("compute", "", "mast"), ("transit", "down", "mast"), ("wait", "down", "hall"), ("air", "down", "hall"),
+    ]  # fmt: skip
+    # sent .250; up .251 to .261, granted .253, delivered .264, released .266; down leaves .2785, at the radio .280
+    assert readings.ms[0] == pytest.approx([3, 11, 2, 8.5, 4, 1.5, 2, 8])
+    assert readings.latency_ms[0] == pytest.approx(40)
+    assert unexplained == 0
+
+
+def test_spans_of_a_head_and_its_tail_by_hand() -> None:
+    deployment, asker, asked = over_air("device")
+    asked.bytes_at = [AirBytes(1, (0, 5), (0, 5))]
+    asked.timing = [
+        'queue;dur=0.1;desc="board", compute;dur=6.000;desc="board", air;desc="5000:0-20:0-10";dur=30.0, '
+        'queue;dur=0.1;desc="mast", compute;dur=4.000;desc="mast"'
+    ]
+    up, down = logged([20], 1, 100.260), logged([10], 0, 100.280)
+    readings, unexplained = join(deployment, asker, asked, np.concatenate([down, up]), 100.0)
+    # before the relay 10 ms, 6 of them compute; after the release at .285 another 5 ms
+    assert readings.ms[0] == pytest.approx([9, 6, 2, 1, 2, 9.5, 4, 1.5, 2, 3])
+    assert readings.latency_ms[0] == pytest.approx(40)
+    assert unexplained == 0
+    assert [s.site for s in readings.spans[:2]] == ["board", "board"]
+
+
+def test_an_answer_without_account_is_counted() -> None:
+    deployment, asker, asked = over_air("air")
+    asked.bytes_at = [AirBytes(5000, (0, 20), (0, 10))]
+    asked.timing = ['compute;dur=4.000;desc="mast"']
+    readings, unexplained = join(deployment, asker, asked, logged([20], 1, 100.251), 100.0)
+    assert unexplained == 1
+    assert np.isnan(readings.ms).all()
+    asked.timing = ["compute;dur=much"]
+    assert join(deployment, asker, asked, logged([20], 1, 100.251), 100.0)[1] == 1
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "driver_ms", "overruns", "unexplained", "said"),
+    [
+        (5.1, 0.1, 0, 0, "the relay released 5.1 ms late"),
+        (0.1, 5.1, 0, 0, "the driver sent 5.1 ms late"),
+        (0.1, 0.1, 2, 0, "2 of 100 computations"),
+        (0.1, 0.1, 0, 1, "1 of 100 answers"),
+        (5.0, 5.0, 1, 0, ""),
+    ],
+)
+def test_when_a_run_does_not_count(
+    late_ms: float, driver_ms: float, overruns: int, unexplained: int, said: str
+) -> None:
+    deployment, _, _ = over_air("air")
+    zeros = np.zeros(100)
+    asked = Asked(zeros, zeros, zeros, zeros, zeros, zeros)
+    why = driving._why_invalid(deployment, [asked], late_ms, driver_ms, overruns, unexplained)
+    assert why.startswith(said) if said else why == ""
+
+
+def test_a_run_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    ms = np.array([[1.0, 2.0], [np.nan, np.nan]])
+    readings = Readings(
+        "m", (Span("queue", "", "board"), Span("compute", "", "board")), np.array([0.1, 0.2]), np.array([0, 1]), ms
+    )
+    made = Drive(
+        {"m": readings}, {"m": Score("accuracy", 0.5, 2)}, {"m": 2}, {"m": 1}, {"m": 1}, {"m": {"it broke": 1}},
+        3.0, 4, 0.1, 0.2, 0, False, "it is a test.", {"driver": "SCHED_OTHER"},
+        {"all": {"up": Used(0.5, 1.0, (0.4, 0.6)), "down": Used(0.0, 0.0, ())}},
+    )  # fmt: skip
+    with pytest.raises(DriveError, match="holds no run"):
+        driving.load(tmp_path)
+    driving.save(made, tmp_path)
+    path = driving.save(replace(made, seed=5), tmp_path)
+    assert path.name == "drive-002.json"
+    for number, seed in ((None, 5), (1, 4), (2, 5)):
+        found = driving.load(tmp_path, number)
+        assert found.seed == seed
+        np.testing.assert_array_equal(found.readings["m"].ms, ms)
+        assert replace(found, readings={}, seed=0) == replace(made, readings={}, seed=0)
+        assert found.readings["m"].spans == readings.spans
+    with pytest.raises(DriveError, match="no run 7"):
+        driving.load(tmp_path, 7)
+
+
+def test_the_driver_is_light() -> None:
+    code = (
+        "import sys, airserve.serve.driving\n"
+        "heavy = {'torch', 'numba', 'pydantic', 'sqlalchemy', 'airserve.place', 'airserve.network'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
