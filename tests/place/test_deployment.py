@@ -365,6 +365,21 @@ def test_down_leaves_no_process_and_may_be_said_twice(world: World) -> None:
         status("brif", home)
 
 
+def test_the_only_deployment_needs_no_name(world: World, tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match="start one with"):
+        place.only(tmp_path)
+    for name in ("one", "two"):
+        place.folder(name, tmp_path).mkdir(parents=True)
+        (place.folder(name, tmp_path) / "deployment.json").write_text("{}")
+        if name == "one":
+            assert place.only(tmp_path) == "one"
+    with pytest.raises(DeploymentError, match=r"which deployment: one, two\? Name one"):
+        place.only(tmp_path)
+    up(one_process("two", world, free_port()), tmp_path)
+    assert place.only(tmp_path) == "two"
+    down("two", tmp_path)
+
+
 def test_another_plan_replaces_only_what_differs(world: World) -> None:
     home, port = world.registry.home, free_port()
     other = SiteProcess("region", "127.0.0.1", port + 1, 1, one_process("x", world, port).processes[0].endpoints)

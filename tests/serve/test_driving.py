@@ -201,8 +201,20 @@ def test_nobody_there_is_one_sentence(graphs: dict[str, Path], tmp_path: Path) -
         run(deployment, 0.2)
     with pytest.raises(DriveError, match=r"does not answer.*is the deployment up\?"):
         driving.drive(deployment, seconds=0.2, seed=0, run_dir=tmp_path)
-    with pytest.raises(AskError, match="no samples"):
+
+
+def test_samples_that_cannot_be_sent_are_refused_before_anybody_asks(graphs: dict[str, Path], tmp_path: Path) -> None:
+    deployment = alone(graphs, tmp_path, 1)
+    with pytest.raises(AskError, match="no samples to ask with"):
         Voice(deployment, replace(deployment.askers[0], samples=""))
+    path = tmp_path / "other.npz"
+    for samples, said in (
+        (Samples(np.zeros((3, 4)), None, 0), "x is float64; it should be float32"),
+        (Samples(np.zeros((3, 4), np.float32), None, 3), "no samples but those that calibrated"),
+    ):
+        save_samples(samples, path)
+        with pytest.raises(AskError, match=said):
+            Voice(deployment, replace(deployment.askers[0], samples=str(path)))
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,12 @@ class Voice:
         self.tensor = _input(deployment, asker)
         self.targets = _targets(deployment, asker)
         self._made: dict[int, bytes] = {}
+        if not self.rows:
+            raise AskError(f"service {asker.service} has no samples but those that calibrated; import some more.")
+        try:
+            self.request(0, 0)
+        except wire.WireError as error:
+            raise AskError(f"the samples of {asker.service} are not what {asker.model} takes: {error}") from None
 
     @property
     def rows(self) -> int:

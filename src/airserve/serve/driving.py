@@ -102,7 +102,7 @@ def drive(
         try:
             for line in process.stdout:
                 if progress is not None:
-                    progress(float(line), seconds)
+                    progress(min(float(line), seconds), seconds)
             said = process.stderr.read().strip().splitlines()
         except BaseException:
             process.kill()
