@@ -191,7 +191,7 @@ def load_samples(path: Path) -> Samples:
     Raises `ModelError` when the file holds neither.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             data = {key: file[key] for key in file.files}
     except NOT_NPZ as error:
         raise ModelError(f"{Path(path).name} is not a samples file (.npz with `inputs`): {str(error)[:80]}.") from None

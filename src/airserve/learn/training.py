@@ -136,7 +136,6 @@ class Prepared:
     std: float
     shape: tuple[int, ...]  # of one input
     classes: int
-    mirror: bool  # a mirrored input has the same label
     passes: int  # over the train split in an epoch
 
 
@@ -155,7 +154,6 @@ def preprocess(data: Data) -> Prepared:
         std,
         data.train.inputs.shape[1:],
         len(data.classes),
-        data.mirror,
         data.passes,
     )
 
@@ -235,9 +233,6 @@ def fit(
             for step in range(steps):
                 chosen = rows[step * config.batch : (step + 1) * config.batch]
                 batch = inputs[chosen]
-                if prepared.mirror:
-                    mirrored = torch.rand(len(chosen), generator=order).to(fabric.device) < 0.5
-                    batch = torch.where(mirrored.view(-1, *[1] * (batch.ndim - 1)), batch.flip(2), batch)
                 total += take_step(fabric, learner, batch, labels[chosen])
                 if step % 20 == 0:
                     report(f"epoch {epoch + 1} of {config.epochs}  loss {total.item() / (step + 1):.3f}", 20)

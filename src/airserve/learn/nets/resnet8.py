@@ -57,5 +57,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inside, h, w) -> (n, outside, h / stride, w / stride)."""
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(y)) + self.around(x))
+        y = torch.relu_(self.norm1(self.conv1(x)))  # in place: a fifth of the time goes to memory
+        y = self.norm2(self.conv2(y))
+        y += self.around(x)
+        return torch.relu_(y)

@@ -37,7 +37,6 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    mirror: bool = False  # a mirrored input has the same label
     passes: int = 1  # over the train split in an epoch: more where it is small
 
     @property

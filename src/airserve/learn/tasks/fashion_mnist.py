@@ -9,6 +9,7 @@ from airserve.learn.tasks import Data, Split, TaskError, divide, folders
 from airserve.model import Array
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
+USUAL = "/usr/share/datasets/fashion-mnist"
 VALIDATION = 5_000  # of the 60,000 that the authors give for training; their test split stays whole
 FILES = {
     "inputs": "train-images-idx3-ubyte.gz",
@@ -20,7 +21,7 @@ FILES = {
 
 def load() -> Data:
     """55,000 rows to train on, 5,000 to validate, 10,000 to test. Raises `TaskError` when the files are absent."""
-    tried = folders("fashion-mnist", "/usr/share/datasets/fashion-mnist")
+    tried = folders("fashion-mnist", USUAL)
     folder = next((path for path in tried if all((path / file).is_file() for file in FILES.values())), None)
     if folder is None:
         raise TaskError(
@@ -30,7 +31,7 @@ def load() -> Data:
     read = {part: read_idx(folder / file) for part, file in FILES.items()}
     validation, train = divide(read["inputs"], read["labels"].astype(np.int64), (VALIDATION,))
     test = Split(read["test inputs"], read["test labels"].astype(np.int64))
-    return Data("fashion", tuple(CLASSES), train, validation, test, mirror=True)
+    return Data("fashion", tuple(CLASSES), train, validation, test)
 
 
 def read_idx(path: Path) -> Array:

@@ -1,0 +1,106 @@
+"""Compression: what a variant is, what it may cost, what it may see, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from airserve.errors import UserError
+from airserve.learn.compression import compress
+from airserve.learn.compressors import int8
+from airserve.learn.scoring import paired_ms, top
+from airserve.model import Engine, Model, Samples, load_samples
+from airserve.registry import Registry
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_convolutions_become_static_int8(digits: Model, registry: Registry) -> None:
+    """The gate on the digits: a third of the size, at most one point worse, scored on the rows that are held."""
+    small = compress(digits, "int8", registry=registry, progress=False)
+    assert small.reference == f"{digits.name}@{digits.version}/int8"
+    assert small.lineage["parent"] == digits.reference
+    assert small.path.stat().st_size < 0.4 * digits.path.stat().st_size
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= operators(small.path)
+    assert small.signature == digits.signature
+    assert digits.samples_path is not None
+    held = load_samples(digits.samples_path).held()
+    assert small.scores["accuracy"] == (top(Engine(small.path), held.inputs) == held.labels).mean()
+    assert small.lineage["before"] == pytest.approx(digits.scores["accuracy"])
+    assert small.scores["accuracy"] >= small.lineage["before"] - 0.01
+    assert small.lineage["scored"] == 360
+    assert set(small.lineage["cpu_ms"]) == {"fp32", "int8"}
+    assert compress(digits, "int8", registry=registry, progress=False) == small
+    assert registry.variants(digits) == [digits, small]
+
+
+def test_weights_are_int8_per_channel_and_activations_uint8(digits: Model, registry: Registry) -> None:
+    small = onnx.load(compress(digits, "int8", registry=registry, progress=False).path).graph
+    constants = {each.name: numpy_helper.to_array(each) for each in small.initializer}
+    makers = {name: node for node in small.node for name in node.output}
+    for node in (node for node in small.node if node.op_type == "Conv"):
+        weight = makers[node.input[1]]
+        values, scales = constants[weight.input[0]], constants[weight.input[1]]
+        assert values.dtype == np.int8
+        assert scales.shape == (values.shape[0],)
+        activation = makers[node.input[0]]
+        assert constants[activation.input[2]].dtype == np.uint8
+
+
+def test_matrices_become_dynamic_int8(perceptron: Model, registry: Registry) -> None:
+    small = compress(perceptron, "int8", registry=registry, progress=False)
+    assert "MatMulInteger" in operators(small.path)
+    assert small.scores["accuracy"] >= perceptron.scores["accuracy"] - 0.02
+
+
+def test_calibration_sees_its_rows_only(digits: Model) -> None:
+    """Held rows that are far out of range do not change the graph; calibration rows that are do."""
+    assert digits.samples_path is not None
+    rows = load_samples(digits.samples_path).inputs[:31]  # an odd number, so that no batch would fit
+    graph = int8.compress(digits.path, rows)
+    assert int8.compress(digits.path, rows.copy()) == graph
+    assert int8.compress(digits.path, np.full_like(rows, 255)) != graph
+
+
+def test_without_labels_the_score_is_agreement(digits: Model, registry: Registry) -> None:
+    assert digits.samples_path is not None
+    known = load_samples(digits.samples_path)
+    blind = registry.register("blind", digits.path, samples=Samples(known.inputs, None, 100))
+    small = compress(blind, "int8", registry=registry, progress=False)
+    held = known.inputs[100:]
+    same = top(Engine(small.path), held) == top(Engine(blind.path), held)
+    assert small.scores == {"agreement": same.mean()}
+    assert small.lineage["before"] == 1.0
+    assert 0.9 <= small.scores["agreement"] <= 1
+
+
+def test_what_cannot_be_compressed_is_refused(digits: Model, registry: Registry) -> None:
+    bare = registry.register("bare", digits.path)
+    with pytest.raises(UserError, match="bare@1/fp32 has no samples, so int8 can be neither calibrated nor scored"):
+        compress(bare, "int8", registry=registry, progress=False)
+    with pytest.raises(UserError, match="no compressor named 'int9'; perhaps int8"):
+        compress(digits, "int9", registry=registry, progress=False)
+    small = compress(digits, "int8", registry=registry, progress=False)
+    with pytest.raises(UserError, match="is itself a variant; compress resnet8-digits@"):
+        compress(small, "int8", registry=registry, progress=False)
+    inputs = np.zeros((4, 8, 8), np.uint8)
+    for calibration in (0, 4):
+        thin = registry.register("thin", digits.path, samples=Samples(inputs, None, calibration))
+        with pytest.raises(UserError, match=f"have {calibration} rows to calibrate and {4 - calibration} held"):
+            compress(thin, "int8", registry=registry, progress=False)
+    twice = registry.register("twice", small.path, samples=Samples(inputs, None, 2))
+    with pytest.raises(UserError, match="is quantised already"):
+        compress(twice, "int8", registry=registry, progress=False)
+    assert registry.variants(bare) == [bare]
+
+
+def test_times_are_paired(digits: Model) -> None:
+    """An engine against itself takes as long, whatever else runs here."""
+    assert digits.samples_path is not None
+    engine = Engine(digits.path)
+    one, other = paired_ms(engine, engine, load_samples(digits.samples_path).inputs)
+    assert one == pytest.approx(other, rel=0.5)

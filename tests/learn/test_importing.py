@@ -1,0 +1,135 @@
+"""Importing: anyone's ONNX, checked by a run on its samples, and published weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from airserve.errors import UserError
+from airserve.learn.importing import import_model, import_onnx
+from airserve.model import Engine, Model, Samples, load_samples, save_samples
+from airserve.registry import Registry
+
+INPUTS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+
+
+def classifier(path: Path, batch: int | str = "n", node: str = "MatMul", external: bool = False) -> Path:
+    """y = x w with w the unit matrix: the class is the largest input."""
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node(node, ["x", "w"], ["y"])],
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    return path
+
+
+def samples(path: Path, inputs: np.ndarray = INPUTS, labels: np.ndarray | None = None, calibration: int = 10) -> Path:
+    save_samples(Samples(inputs, labels, calibration), path)
+    return path
+
+
+def test_labels_give_an_accuracy(tmp_path: Path, registry: Registry) -> None:
+    labels = INPUTS.argmax(1)
+    labels[10:20] = (labels[10:20] + 1) % 4  # ten of forty held rows are wrong
+    file = samples(tmp_path / "rows.npz", labels=labels)
+    model = import_onnx(classifier(tmp_path / "theirs.onnx"), "theirs", file, registry=registry)
+    assert model.scores == {"accuracy": 0.75}
+    assert (model.reference, model.lineage["source"], model.lineage["opset"]) == (
+        "theirs@1/fp32",
+        "theirs.onnx",
+        {"ai.onnx": 17},
+    )
+    assert model.samples_path is not None
+    assert load_samples(model.samples_path).calibration == 10
+    assert import_model(str(tmp_path / "theirs.onnx"), "theirs", file, registry=registry) == model
+
+
+def test_without_labels_it_agrees_and_without_samples_it_has_no_score(tmp_path: Path, registry: Registry) -> None:
+    path = classifier(tmp_path / "bare.onnx")
+    assert import_onnx(path, "unlabelled", samples(tmp_path / "r.npz"), registry=registry).scores == {"agreement": 1.0}
+    bare = import_onnx(path, None, None, registry=registry)
+    assert (bare.name, bare.scores, bare.samples_path) == ("bare", {}, None)
+
+
+def test_weights_beside_the_file_are_taken_in(tmp_path: Path, registry: Registry) -> None:
+    path = classifier(tmp_path / "beside.onnx", external=True)
+    assert (tmp_path / "weights.bin").exists()
+    model = import_onnx(path, "beside", None, registry=registry)
+    (tmp_path / "weights.bin").unlink()
+    np.testing.assert_array_equal(Engine(model.path).run([INPUTS])[0], INPUTS)
+
+
+def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "home")
+    good, rows = classifier(tmp_path / "good.onnx"), samples(tmp_path / "rows.npz")
+    text = tmp_path / "notes.onnx"
+    text.write_text("not a graph")
+    array = tmp_path / "array.npy"
+    np.save(array, INPUTS)
+    truncated = tmp_path / "cut.npz"
+    truncated.write_bytes(rows.read_bytes()[:200])
+    cases = [
+        (text, None, r"notes\.onnx cannot be opened as an ONNX model"),
+        (tmp_path / "none.onnx", None, r"none\.onnx cannot be opened as an ONNX model"),
+        (good, tmp_path / "none.npz", r"none\.npz is not a samples file"),
+        (good, text, r"notes\.onnx is not a samples file"),
+        (good, array, r"array\.npy is not a samples file"),
+        (good, truncated, r"cut\.npz is not a samples file"),
+        (good, samples(tmp_path / "wide.npz", np.zeros((9, 5), np.float32)), r"float32 of shape \[9, 5\], but good"),
+        (good, samples(tmp_path / "bytes.npz", INPUTS.astype(np.uint8)), r"uint8 of shape \[50, 4\], but good"),
+        (good, samples(tmp_path / "all.npz", calibration=50), "all 50 samples are for calibration"),
+        (good, samples(tmp_path / "short.npz", labels=np.zeros(7, int)), "50 inputs but 7 labels"),
+        (classifier(tmp_path / "one.onnx", batch=1), rows, "takes batches of 1 only"),
+    ]
+    for path, file, sentence in cases:
+        with pytest.raises(UserError, match=sentence) as caught:
+            import_onnx(path, "theirs", file, registry=registry)
+        assert "\n" not in str(caught.value)
+    for source, sentence in (
+        ("efficientnet-lite1", "no net with published weights named 'efficientnet-lite1'; perhaps efficientnet-lite0"),
+        ("resnet8", "no net with published weights named 'resnet8'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            import_model(source, registry=registry)
+    with pytest.raises(UserError, match="brings its own samples"):
+        import_model("efficientnet-lite0", None, rows, registry=registry)
+    assert registry.models() == []
+    assert not (registry.home / "models").exists()
+
+
+def test_importing_compressing_and_the_registry_load_no_torch() -> None:
+    code = (
+        "import sys, airserve.registry, airserve.learn.compression, airserve.learn.importing, "
+        "airserve.learn.compressors.int8, airserve.learn.tasks.photos, airserve.learn.tasks.fashion_mnist; "
+        "print([name for name in ('torch', 'lightning_fabric', 'skimage', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.fixture(scope="module")
+def recognise(registry: Registry) -> Model:
+    return import_model("efficientnet-lite0", registry=registry)
+
+
+def test_published_weights_answer_as_photographs_ask(recognise: Model, registry: Registry) -> None:
+    assert recognise.scores == {"agreement": 1.0}
+    assert recognise.signature.inputs[0].shape == (-1, 224, 224, 3)
+    assert recognise.signature.inputs[0].dtype == "uint8"
+    assert recognise.samples_path is not None
+    held = load_samples(recognise.samples_path).held()
+    assert held.encoded is not None
+    found = Engine(recognise.path).run([held.inputs[:20]])[0].argmax(1)
+    assert set(found) & {967, 281, 282, 285, 665, 985, 698}  # espresso, cats, moped, daisy, palace
+    assert import_model("efficientnet-lite0", registry=registry) == recognise
+    operators = {node.op_type for node in onnx.load(recognise.path).graph.node}
+    assert operators <= {"Cast", "Sub", "Mul", "Transpose", "Conv", "Clip", "Add", "ReduceMean", "Gemm", "Pad"}

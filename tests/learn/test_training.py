@@ -1,0 +1,177 @@
+"""Training: a step against numbers worked out by hand, seeds, stopping, the registry, and the export's gate."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from airserve.catalog import nets
+from airserve.errors import UserError
+from airserve.learn import training
+from airserve.learn.exporting import export
+from airserve.learn.tasks import Data, digits
+from airserve.learn.training import Learner, Prepared, fit, initialise, preprocess, take_step, train, validate
+from airserve.model import Engine, Model, ModelError, load_samples
+from airserve.registry import Registry
+
+
+def test_a_step_of_softmax_regression_by_hand() -> None:
+    """Two classes, weights zero: both probabilities are 1/2, the loss is ln 2, the gradient (p - y) x."""
+    net = nn.Linear(2, 2)
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = fabric.setup(net, optimizer)
+    learner = Learner(net, wrapped, optimizer, schedule)
+    loss = take_step(fabric, learner, torch.tensor([[1.0, 2.0], [3.0, -2.0]]), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(np.log(2))
+    # mean over the two rows of (p - y) x: ((-.5, .5) x (1, 2) + (.5, -.5) x (3, -2)) / 2
+    gradient = np.array([[0.5, -1.0], [-0.5, 1.0]])
+    np.testing.assert_allclose(net.weight.grad, gradient, atol=1e-7)
+    np.testing.assert_allclose(net.weight.detach(), -0.1 * gradient, atol=1e-7)
+    np.testing.assert_allclose(net.bias.detach(), [0, 0], atol=1e-7)
+    # the second step, by numpy
+    x, w = np.array([[1.0, 2.0], [3.0, -2.0]]), -0.1 * gradient
+    p = np.exp(x @ w.T) / np.exp(x @ w.T).sum(1, keepdims=True)
+    loss = take_step(fabric, learner, torch.tensor(x, dtype=torch.float32), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(-np.log(p[[0, 1], [0, 1]]).mean())
+    np.testing.assert_allclose(net.weight.grad, (p - np.eye(2)).T @ x / 2, atol=1e-7)
+
+
+def test_the_learning_rate_is_one_cycle() -> None:
+    prepared = preprocess(digits.load())
+    config = replace(nets["mlp"].Config(), epochs=2, batch=12570 // 50)  # 50 steps an epoch of ten passes
+    net = nets["mlp"].build(config, (8, 8), 10)
+    learner = initialise(Fabric(accelerator="cpu", devices=1), net, config, prepared, seed=0)
+    rates = []
+    for _ in range(100):
+        rates.append(learner.schedule.get_last_lr()[0] / config.rate)
+        learner.optimizer.step()
+        learner.schedule.step()
+    assert rates[0] == 0.01
+    assert rates[10] == pytest.approx(0.5)
+    assert np.argmax(rates) == 20
+    assert max(rates) == pytest.approx(1)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(1 / 80)
+
+
+def test_digits_are_learnt(digits: Model, perceptron: Model) -> None:
+    for model, least in ((digits, 0.95), (perceptron, 0.92)):
+        assert model.scores["accuracy"] >= least
+        assert model.samples_path is not None
+        held = load_samples(model.samples_path).held()
+        found = Engine(model.path).run([held.inputs])[0].argmax(1)
+        assert (found == held.labels).mean() == pytest.approx(model.scores["accuracy"])
+        assert model.lineage["rows"] == {"train": 1257, "validation": 180, "test": 360}
+        assert model.lineage["cpu_s"] > 0
+        assert len(model.lineage["curve"]) == model.lineage["epochs"]
+
+
+def test_the_graph_takes_what_the_sensor_gives(digits: Model) -> None:
+    (sensor,), (logits,) = digits.signature.inputs, digits.signature.outputs
+    assert (sensor.dtype, sensor.shape) == ("uint8", (-1, 8, 8))
+    assert (logits.name, logits.dtype, logits.shape) == ("logits", "float32", (-1, 10))
+
+
+def test_a_seed_gives_the_same_bits(perceptron: Model, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    again = train("mlp", "digits", registry=Registry(tmp_path), progress=False)
+    assert again.digest == perceptron.digest
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert train("mlp", "digits", seed=1, registry=Registry(tmp_path), progress=False).digest != perceptron.digest
+
+
+def test_a_convolution_net_repeats_bit_by_bit(digits: Model, tmp_path: Path) -> None:
+    assert train("resnet8,epochs=1", "digits", registry=Registry(tmp_path), progress=False).digest == digits.digest
+
+
+def test_what_is_known_is_not_trained_again(
+    perceptron: Model, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = []
+    test = training.test
+    monkeypatch.setattr(training, "test", lambda *given: tested.append(1) or test(*given))
+    assert train("mlp", "digits", registry=registry, progress=False) == perceptron
+    assert train("mlp,hidden=128", "digits", registry=registry, progress=False) == perceptron
+    assert tested == []
+    fresh = train("mlp", "digits", registry=registry, progress=False, fresh=True)
+    assert (fresh.version, fresh.digest) == (perceptron.version + 1, perceptron.digest)
+    assert train("mlp,hidden=8", "digits", registry=registry, progress=False).lineage["parameters"] == 64 * 8 + 8 + 90
+    assert tested == [1, 1]  # the test split is touched once each
+
+
+def noise(rng: np.random.Generator, rows: int) -> list[Tensor]:
+    return [torch.tensor(rng.normal(size=(rows, 8)), dtype=torch.float32), torch.tensor(rng.integers(0, 2, rows))]
+
+
+def test_training_stops_and_keeps_the_best() -> None:
+    """Labels at random: the net learns its rows by heart, the validation loss soon rises."""
+    rng = np.random.default_rng(0)
+    test_split = digits.load().test
+    prepared = Prepared(noise(rng, 100), noise(rng, 100), test_split, 0.0, 1.0, (8,), 2, passes=1)
+    config = replace(nets["mlp"].Config(), hidden=64, epochs=60, batch=20, rate=0.02)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    net = nets["mlp"].build(config, (8,), 2)
+    torch.manual_seed(0)
+    learner = initialise(fabric, net, config, prepared, seed=0)
+    curve = fit(fabric, learner, prepared, config, seed=0, progress=False)
+    losses = [each["loss"] for each in curve]
+    assert len(curve) == int(np.argmin(losses)) + training.PATIENCE + 1 < 60
+    assert validate(fabric, learner, prepared)[0] == pytest.approx(min(losses))
+
+
+def test_preprocessing_normalises_by_the_train_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    data: Data = digits.load()
+    prepared = preprocess(data)
+    inputs = prepared.train[0].numpy()
+    assert inputs.mean() == pytest.approx(0, abs=1e-5)
+    assert inputs.std() == pytest.approx(1, abs=1e-5)
+    by_hand = (data.validation.inputs[0] - data.train.inputs.mean()) / data.train.inputs.std()
+    np.testing.assert_allclose(prepared.validation[0][0], by_hand, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("net", "task", "sentence"),
+    [
+        ("resnet9", "digits", "no net named 'resnet9'; perhaps resnet8"),
+        ("mlp", "digitz", "no task named 'digitz'; perhaps digits"),
+        ("mlp,widht=3", "digits", "mlp has no parameter 'widht'; it has hidden, epochs"),
+        ("mlp,hidden=many", "digits", "hidden=many of mlp is not a number above 0; hidden is 128 by default"),
+        ("mlp,hidden=0", "digits", "hidden=0 of mlp is not a number above 0"),
+        ("resnet8", "photos", "photos has no labels to train on"),
+        ("efficientnet-lite0", "digits", r"takes colour pictures \(height, width, 3\), not \(8, 8\)"),
+    ],
+)
+def test_bad_input_is_one_sentence(net: str, task: str, sentence: str, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(UserError, match=sentence) as caught:
+        train(net, task, registry=registry, progress=False)
+    assert "\n" not in str(caught.value)
+    assert registry.models() == []
+
+
+class Batched(nn.Module):
+    """A net whose answer depends on the batch it was traced with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) * int(x.shape[0])
+
+
+def test_an_export_that_disagrees_is_refused() -> None:
+    examples = np.arange(40, dtype=np.uint8).reshape(5, 2, 4)
+    with pytest.raises(ModelError, match=r"the exported graph differs from the net by 6\.7e-01"):
+        export(Batched(), 0.0, 1.0, examples)
+
+
+def test_an_export_normalises_inside() -> None:
+    examples = np.random.default_rng(0).integers(0, 256, (5, 2, 4), np.uint8)
+    graph = export(nn.Sequential(nn.Flatten(), nn.ReLU()), 100.0, 50.0, examples)
+    wanted = np.maximum((examples.reshape(5, 8).astype(np.float32) - 100) / 50, 0)
+    np.testing.assert_allclose(Engine(graph).run([examples])[0], wanted, rtol=1e-5)

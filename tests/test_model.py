@@ -1,0 +1,120 @@
+"""Models: engines, samples and pictures, and what is said when they cannot be used."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from airserve.model import (
+    Engine,
+    Function,
+    Model,
+    ModelError,
+    Samples,
+    Signature,
+    Tensor,
+    decode_jpeg,
+    load_samples,
+    open_function,
+    save_samples,
+)
+
+
+def graph(operator: str, kind: int, shape: list[int | str]) -> bytes:
+    """One operator with one input."""
+    made = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"])],
+        "one",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, shape)],
+    )
+    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+
+
+def picture(height: int = 6, width: int = 5, form: str = "PNG") -> tuple[bytes, np.ndarray]:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue(), pixels
+
+
+def test_an_engine_states_its_signature_and_runs(tmp_path: Path) -> None:
+    data = graph("Neg", TensorProto.FLOAT, ["n", 3])
+    path = tmp_path / "neg.onnx"
+    path.write_bytes(data)
+    for source in (data, path, str(path)):
+        engine = Engine(source)
+        assert engine.signature == Signature((Tensor("x", "float32", (-1, 3)),), (Tensor("y", "float32", (-1, 3)),))
+        assert engine.run([np.ones((2, 3), np.float32)])[0].tolist() == [[-1] * 3] * 2
+    signature, run = open_function(Function("neg", "model", str(path)))
+    assert signature.inputs[0].name == "x"
+    assert run([np.ones((1, 3), np.float32)])[0].tolist() == [[-1] * 3]
+
+
+def test_an_engine_takes_text() -> None:
+    engine = Engine(graph("Identity", TensorProto.STRING, ["n"]))
+    assert engine.signature.inputs[0].dtype == "bytes"
+    assert engine.run([np.array([b"caf\xc3\xa9", b"b"], object)])[0].tolist() == ["café", "b"]
+    with pytest.raises(ModelError, match="a text input is not UTF-8"):
+        engine.run([np.array([b"\xff"], object)])
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"onnx" * 100, graph("NoSuch", TensorProto.FLOAT, [1])])
+def test_what_is_no_graph_is_one_sentence(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"^odd\.onnx cannot be opened as an ONNX model: .*\.$"):
+        Engine(path)
+    with pytest.raises(ModelError, match=r"^these bytes cannot be opened as an ONNX model"):
+        Engine(data)
+
+
+def test_samples_come_back(tmp_path: Path) -> None:
+    rows = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    save_samples(Samples(rows, np.arange(4), 1), tmp_path / "rows.npz")
+    found = load_samples(tmp_path / "rows.npz")
+    np.testing.assert_array_equal(found.inputs, rows)
+    assert (found.labels is not None, found.calibration, found.encoded) == (True, 1, None)
+    assert found.held().inputs.tolist() == rows[1:].tolist()
+    assert found.held().calibration == 0
+    save_samples(Samples(rows), tmp_path / "bare.npz")
+    assert load_samples(tmp_path / "bare.npz").labels is None
+
+
+def test_encoded_samples_come_back_as_pixels_and_bytes(tmp_path: Path) -> None:
+    data, pixels = picture()
+    samples = Samples(np.stack([pixels, pixels]), None, 1, (data, data), "image/png")
+    save_samples(samples, tmp_path / "photos.npz")
+    found = load_samples(tmp_path / "photos.npz")
+    np.testing.assert_array_equal(found.inputs, samples.inputs)  # PNG loses nothing
+    assert (found.encoded, found.media, found.held().encoded) == ((data, data), "image/png", (data,))
+
+
+def test_a_file_that_holds_no_samples_is_one_sentence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", pixels=np.zeros(3))
+    with pytest.raises(ModelError, match=r"other\.npz has no array named `inputs`; it has pixels\."):
+        load_samples(tmp_path / "other.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("inputs: 3")
+    np.savez(tmp_path / "objects.npz", inputs=np.array([{}], object), allow_pickle=True)
+    for name in ("array.npy", "empty.npz", "text.npz", "objects.npz", "none.npz"):
+        with pytest.raises(ModelError, match=f"^{name} is not a samples file"):
+            load_samples(tmp_path / name)
+
+
+def test_pictures_are_decoded() -> None:
+    data, pixels = picture()
+    np.testing.assert_array_equal(decode_jpeg([np.array([data, data], object)])[0], np.stack([pixels, pixels]))
+    other, _ = picture(height=7)
+    for wrong in ([b"not a picture"], [data[:40]], [data, other]):
+        with pytest.raises(ModelError, match=r"^the picture cannot be decoded"):
+            open_function(Function("jpeg", "preprocess"))[1]([np.array(wrong, object)])
+
+
+def test_a_model_has_a_reference() -> None:
+    model = Model("resnet8", 3, "int8", Path("x.onnx"), "0", Signature((), ()))
+    assert model.reference == "resnet8@3/int8"
