@@ -54,6 +54,7 @@ N2_SYMBOLS = {15: 10, 30: 12, 60: 23}  # PUSCH preparation, capability 1: TS 38.
 DELIVERED_NAMES = ["id", "ue", "direction", "nbytes", "arrived_s", "granted_s", "delivered_s"]
 DELIVERED = np.dtype([(name, RECORD[name]) for name in DELIVERED_NAMES])
 ARRIVAL = np.dtype([("slot", "i8"), ("flow", "i8"), ("nbytes", "i8"), ("at_s", "f8"), ("id", "i8")], align=True)
+NO_RECORDS, NO_ARRIVALS = np.zeros(0, DELIVERED), np.zeros(0, ARRIVAL)
 
 
 class MacError(UserError, ValueError):
@@ -151,7 +152,9 @@ class Mac:
             due.append((slot, flow, nbytes, at_s, number))
         self._live += len(due)
         self._make_room()
-        done = _run(self._state, self._config, np.array(due, ARRIVAL), end)
+        done = _run(self._state, self._config, np.array(due, ARRIVAL) if due else NO_ARRIVALS, end)
+        if not len(done):  # in real time, almost every slot
+            return NO_RECORDS
         self._live -= len(done)
         return self._state.record[done][DELIVERED_NAMES].astype(DELIVERED)
 
@@ -183,15 +186,21 @@ class Mac:
 def usage(s: State, c: Config) -> Usage:
     """What a state has counted."""
     slots = int(s.n[N.slot])
-    whole, rest = divmod(slots, len(s.pattern))
-    used = s.pattern["elements"] > 0
     return Usage(
         slots * c.slot_s,
-        c.prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0)),
+        prbs_there(s, c, slots),
         s.prbs_used.copy(),
         s.nbytes.copy(),
         *(int(s.n[i]) for i in (N.blocks, N.failed, N.resent, N.given_up, N.requests)),
     )
+
+
+def prbs_there(s: State, c: Config, slots: int) -> Array:
+    """PRBs of the first slots, int64 (2,), by direction."""
+    whole, rest = divmod(slots, len(s.pattern))
+    used = s.pattern["elements"] > 0
+    there: Array = c.prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0))
+    return there
 
 
 @njit
@@ -278,7 +287,7 @@ def _state(
     uplink = np.flatnonzero(pattern["elements"][:, UP])
     opportunities = np.concatenate([uplink + i for i in range(0, c.request_period, len(pattern))])
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
-    blocks = 2 * c.ues * (PROCESSES + 8)  # in flight, and lost ones that RLC holds
+    blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
     block = np.zeros(blocks + 2 * c.ues, BLOCK)
     block["flow"][blocks:] = np.arange(2 * c.ues)
     block["next"] = np.arange(1, len(block) + 1)

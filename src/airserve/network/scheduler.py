@@ -22,7 +22,7 @@ from airserve.network.buffers import (
     remove_failed,
 )
 from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
-from airserve.network.jit import inner
+from airserve.network.jit import inner, njit
 from airserve.network.slicing import allocate
 
 BLOCK_OVERHEAD_BYTES = 10  # MAC subheader 3, RLC AM with segment offset 5; 2 for a MAC control element
@@ -50,7 +50,7 @@ def quiet(s: State) -> bool:
     return bool(s.n[N.events] + waiting == 0)
 
 
-@inner
+@njit
 def schedule(s: State, c: Config, direction: int, elements: int) -> None:
     """Share the PRBs of a slot: what slices need, what the policy gives, retransmissions first, then the fairest."""
     need = np.zeros(c.slices, np.int64)

@@ -1,0 +1,132 @@
+"""What the devices of services send over a cell: bytes and seconds, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from airserve import arrivals
+from airserve.errors import UserError
+from airserve.model import Array
+from airserve.network.jit import njit
+from airserve.network.topology import Network
+
+REQUEST = np.dtype(
+    [
+        ("flow", "i8"),
+        ("device", "i8"),  # of the flow
+        ("ue", "i8"),  # of the cell
+        ("site", "i8"),  # index in the network, or -1: answered on the device
+        ("sent_s", "f8"),
+        ("started_s", "f8"),  # computing on the device
+        ("ready_s", "f8"),  # for the radio
+        ("up", "i8"),  # bytes
+        ("down", "i8"),
+        ("site_seconds", "f8"),
+    ],
+    align=True,
+)
+
+
+class TrafficError(UserError, ValueError):
+    """A flow that cannot be sent; the message is one sentence for the user."""
+
+
+def _nothing() -> Array:
+    return np.zeros(1)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Work that the devices of one service send over the cell. Arrays are samples, drawn independently per request."""
+
+    name: str
+    slice: str
+    devices: int
+    rate_hz: float  # of each device
+    arrival: str = "periodic"  # see arrivals.times
+    device_site: str = ""
+    device_seconds: Array = field(default_factory=_nothing)  # a queue with one server per device, before the radio
+    site: str = ""  # "": answered on the device, no radio
+    bytes_up: Array = field(default_factory=_nothing)  # of the application, one message each
+    bytes_down: Array = field(default_factory=_nothing)
+    site_seconds: Array = field(default_factory=_nothing)  # a queue with the site's cores, shared by all flows
+
+    @property
+    def computes_on_device(self) -> bool:
+        return self.site == "" or bool(np.any(np.asarray(self.device_seconds) > 0))
+
+
+def requests(
+    network: Network, flows: Sequence[Flow], until_s: float, warm_s: float, seeds: Sequence[np.random.SeedSequence]
+) -> Array:
+    """All requests of all flows, sent in [0, warm_s + until_s), as REQUEST, in order of when the radio gets them.
+
+    `seeds` has one for each flow, so that one flow's draws do not depend on another's. A trace of arrivals starts
+    after the warm-up. Raises `TrafficError` for a flow that cannot be sent.
+    """
+    first_ue, parts = 0, [np.zeros(0, REQUEST)]
+    for number, (flow, seed) in enumerate(zip(flows, seeds, strict=True)):
+        _check(network, flow)
+        law, draw = (np.random.default_rng(one) for one in seed.spawn(2))
+        from_s = warm_s if flow.arrival.startswith("trace:") else 0.0
+        at_s, device = arrivals.times(flow.arrival, flow.devices, flow.rate_hz, warm_s + until_s - from_s, law)
+        part = np.zeros(len(at_s), REQUEST)
+        part["flow"], part["device"], part["ue"], part["sent_s"] = number, device, first_ue + device, at_s + from_s
+        part["site"] = [site.name for site in network.sites].index(flow.site) if flow.site else -1
+        seconds = _drawn(flow.device_seconds, len(part), draw)
+        part["started_s"] = queue_starts(part["sent_s"], seconds, device, np.zeros((flow.devices, 1)))
+        part["ready_s"] = part["started_s"] + seconds
+        for name, samples in (("up", flow.bytes_up), ("down", flow.bytes_down), ("site_seconds", flow.site_seconds)):
+            part[name] = _drawn(samples, len(part), draw)
+        parts.append(part)
+        first_ue += flow.devices
+    together = np.concatenate(parts)
+    return together[np.argsort(together["ready_s"], kind="stable")]
+
+
+def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
+    values = np.asarray(samples, np.float64).ravel()
+    return rng.choice(values, n) if len(values) else np.zeros(n)
+
+
+def _check(network: Network, flow: Flow) -> None:
+    if flow.slice not in (slices := [s.name for s in network.slices]):
+        raise TrafficError(f"flow {flow.name} names slice {flow.slice!r}; the network has {', '.join(slices)}.")
+    if flow.site and flow.site not in (sites := [s.name for s in network.sites]):
+        raise TrafficError(f"flow {flow.name} names site {flow.site!r}; the network has {', '.join(sites)}.")
+    if flow.devices < 1 or flow.rate_hz <= 0:
+        raise TrafficError(f"flow {flow.name} has {flow.devices} devices at {flow.rate_hz:g} Hz; both must be above 0.")
+    if flow.site and not all(np.size(b) and np.min(b) >= 1 for b in (flow.bytes_up, flow.bytes_down)):
+        raise TrafficError(f"flow {flow.name} goes to {flow.site} and needs bytes_up and bytes_down of 1 or more.")
+    if any(np.size(t) and np.min(t) < 0 for t in (flow.device_seconds, flow.site_seconds)):
+        raise TrafficError(f"flow {flow.name} has compute times below 0 s; give seconds of 0 or more.")
+
+
+@njit
+def join(free_s: Array, at_s: float, seconds: float) -> float:
+    """When the first of some servers takes a task up, FIFO; `free_s`, when each is free, is moved on.
+
+    >>> free_s = np.zeros(2)
+    >>> [join(free_s, at_s=0.0, seconds=3.0) for task in range(3)]
+    [0.0, 0.0, 3.0]
+    """
+    server = free_s.argmin()
+    start_s = max(at_s, free_s[server])
+    free_s[server] = start_s + seconds
+    return float(start_s)
+
+
+@njit
+def queue_starts(at_s: Array, seconds: Array, queue: Array, free_s: Array) -> Array:
+    """Start of every task (n,) in FIFO queues: tasks in order of arrival, the queue of each, servers free (q, c).
+
+    >>> queue_starts(np.array([0.0, 1.0]), np.array([3.0, 3.0]), np.array([0, 0]), np.zeros((1, 1)))
+    array([0., 3.])
+    """
+    start_s = np.empty(at_s.size)
+    for i in range(at_s.size):
+        start_s[i] = join(free_s[queue[i]], at_s[i], seconds[i])
+    return start_s
