@@ -341,7 +341,7 @@ def _tensor(item: Any, binary: memoryview, at: int, role: str) -> tuple[str, str
         raise WireError(f"an {role} has no name; each is an object with name, shape and datatype.")
     named = f"{role} {name!r}"
     datatype, shape = item.get("datatype"), item.get("shape")
-    if datatype not in NUMPY:
+    if not isinstance(datatype, str) or datatype not in NUMPY:
         raise WireError(f"{named} has datatype {str(datatype)[:20]!r}; choose one of {', '.join(NUMPY)}.")
     if not isinstance(shape, list) or not all(type(axis) is int and 0 <= axis < 1 << 31 for axis in shape):
         raise WireError(f"{named} has shape {str(shape)[:60]}; a list of whole numbers is wanted.")

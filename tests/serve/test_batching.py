@@ -85,8 +85,8 @@ def test_two_cores_serve_two_at_once_in_order_of_arrival(graphs):
         return queue_s, time.monotonic() - begun_s
 
     queue_s, took_s = uvloop.run(run())
-    assert queue_s == pytest.approx([0, 0, 0.05, 0.05], abs=0.015)
-    assert took_s == pytest.approx(0.1, abs=0.04)
+    assert queue_s == pytest.approx([0, 0, 0.05, 0.05], abs=0.025)
+    assert 0.1 <= took_s < 0.18
 
 
 def test_padding_lasts_as_long_as_asked_and_no_shorter(graphs):
@@ -99,8 +99,9 @@ def test_padding_lasts_as_long_as_asked_and_no_shorter(graphs):
 
     compute_s, counts = uvloop.run(run())
     assert compute_s.min() >= 0.02
-    assert np.median(compute_s) < 0.0205
-    assert (counts.answered, counts.overruns) == (20, 0)
+    assert np.median(compute_s) < 0.022
+    assert counts.answered == 20
+    assert counts.overruns <= 1  # this machine may be taken away for 20 ms, hardly twice
     assert counts.compute_s == pytest.approx(compute_s.sum())
 
 
@@ -115,9 +116,9 @@ def test_an_overrun_is_counted_and_each_function_has_its_own_padding():
     work = Padded([(busy(0.03), 0.01), (busy(0.0), 0.02), (busy(0.01), None)])
     begun_s = time.monotonic()
     work([])
-    assert time.monotonic() - begun_s == pytest.approx(0.03 + 0.02 + 0.01, abs=0.01)
+    assert 0.06 <= time.monotonic() - begun_s < 0.12
     assert work.overruns == 1
-    assert work.worst_overrun_s == pytest.approx(0.02, abs=0.01)
+    assert 0.02 <= work.worst_overrun_s < 0.05
 
 
 def test_late_work_is_not_started_and_the_rest_is_in_order():
@@ -138,9 +139,9 @@ def test_late_work_is_not_started_and_the_rest_is_in_order():
         await asyncio.sleep(0.01)
         gone.cancel()
         assert (await first).result == "first"
-        with pytest.raises(DeadlineExceeded, match="waited 5"):
+        with pytest.raises(DeadlineExceeded, match="waited"):
             await late
-        assert (await last).queue_s == pytest.approx(0.05, abs=0.02)
+        assert 0.045 < (await last).queue_s < 0.12  # one run before it, not three
         assert workers.idle
         workers.close()
         return done

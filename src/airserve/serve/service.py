@@ -82,7 +82,7 @@ class Served:
         self.padded = Padded([(run, f.padded_s) for run, f in zip(runs, endpoint.functions, strict=True)])
         self.answered = self.failed = 0
         self.queue_s = self.compute_s = 0.0
-        self._wanted = [(tensor, _dtype(tensor)) for tensor in self.inputs]
+        self._wanted = [(tensor, tensor.name, _dtype(tensor)) for tensor in self.inputs]
         warm_s = [_warm_up(self.name, signature, run) for signature, run in opened]
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
 
@@ -94,8 +94,8 @@ class Served:
     def check(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the signature's order. Raises `BadInput`: which, what was expected, what came."""
         ordered = []
-        for tensor, dtype in self._wanted:
-            array = inputs.get(tensor.name)
+        for tensor, name, dtype in self._wanted:
+            array = inputs.get(name)
             if array is None:
                 unknown = [name for name in inputs if name not in {t.name for t in self.inputs}]
                 came = f"; it has no input {unknown[0]!r}" if unknown else ""
@@ -282,8 +282,8 @@ def _dtype(tensor: Tensor) -> np.dtype[np.generic]:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if shape == wanted:
-        return True
+    if shape[1:] == wanted[1:] and len(shape) == len(wanted):  # nearly always: only the first axis is free
+        return shape == wanted or wanted[0] == -1
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
 from importlib.metadata import version as version_of
 from typing import Any
 from urllib.parse import unquote
@@ -62,6 +63,7 @@ def error_response(error: Exception) -> bytes:
 Respond = Callable[[Service, _http.Request], bytes | Awaitable[bytes]]
 
 
+@lru_cache(1024)
 def _find(path: str) -> tuple[str, Respond]:
     """The method that a path takes and what answers it; raises `NotFound`."""
     if (fixed := FIXED.get(path.rstrip("/"))) is not None:
@@ -71,16 +73,21 @@ def _find(path: str) -> tuple[str, Respond]:
     raise NotFound(f"{path[:80]} is not a path of the Open Inference Protocol V2.")
 
 
-def _model(request: _http.Request, last: str = "") -> str:
-    """The name in /v2/models/NAME[/versions/1] before `last`; raises `NotFound` for another version."""
-    name, _, version = request.path[11 : len(request.path) - len(last)].partition("/versions/")
+@lru_cache(1024)
+def _model(path: str, last: str = "") -> str:
+    """The name in /v2/models/NAME[/versions/1] before `last`; raises `NotFound` for another version.
+
+    >>> _model("/v2/models/a%20b/versions/1/infer", "/infer")
+    'a b'
+    """
+    name, _, version = path.removesuffix(last).removeprefix("/v2/models/").partition("/versions/")
     if version not in ("", wire.VERSION):
         raise NotFound(f"{unquote(name)[:80]} has no version {version[:20]!r}; every model has version {wire.VERSION}.")
     return unquote(name)
 
 
 def _infer(service: Service, http: _http.Request) -> bytes | Awaitable[bytes]:
-    model, body, headers = _model(http, "/infer"), http.body, http.headers
+    model, body, headers = _model(http.path, "/infer"), http.body, http.headers
     if encoding := headers.get(b"content-encoding"):
         body = wire.decompress(body, encoding.decode("latin-1"))
     length = headers.get(b"inference-header-content-length")
@@ -131,11 +138,11 @@ def _index(service: Service, request: _http.Request) -> bytes:
 
 
 def _model_ready(service: Service, request: _http.Request) -> bytes:
-    return _json({"name": service.endpoint(_model(request, "/ready")).name, "ready": True})
+    return _json({"name": service.endpoint(_model(request.path, "/ready")).name, "ready": True})
 
 
 async def _describe(service: Service, request: _http.Request) -> bytes:
-    name = _model(request)
+    name = _model(request.path)
     signature = await service.signature(name)
     return _json(
         {
@@ -157,7 +164,7 @@ def _all_statistics(service: Service, request: _http.Request) -> bytes:
 
 
 def _model_statistics(service: Service, request: _http.Request) -> bytes:
-    return _statistics([service.endpoint(_model(request, "/stats"))])
+    return _statistics([service.endpoint(_model(request.path, "/stats"))])
 
 
 def _statistics(endpoints: Iterable[Served]) -> bytes:
