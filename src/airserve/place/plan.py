@@ -46,9 +46,10 @@ class Candidate:
     def label(self) -> str:
         if self.cut == "none":
             return f"{self.variant} on {self.device_site} alone"
+        sent = f"{self.encoding} + zstd" if self.compress else self.encoding
         if self.cut == "input":
-            return f"send the input, {self.variant} on {self.site}"
-        return f"{self.variant} cut at {self.cut} ({self.encoding}), {self.device_site} + {self.site}"
+            return f"send the input ({sent}), {self.variant} on {self.site}"
+        return f"{self.variant} cut at {self.cut} ({sent}), {self.device_site} + {self.site}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Where nothing keeps a promise: which limit binds, and what would free it, each tried in the twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+
+from airserve.network.topology import Network
+from airserve.place.counting import named
+from airserve.place.description import Service
+from airserve.place.judging import SEARCH, Judge
+from airserve.place.plan import Candidate
+
+SHOWN = 3  # ways out that are told, the promise itself aside
+SR_PERIODS_MS = (10.0, 5.0, 2.5, 1.25)
+CORES = (2, 4, 8, 16, 32, 64)
+
+
+def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale: float) -> str:
+    """One sentence: the nearest way, the part of it that binds, and numbers with which the promise would be kept."""
+    assert service.promise is not None
+    promise, candidate = service.promise, chosen[service.name]
+    said = judge.say(chosen, scale, SEARCH, 3, judge.until_s(1.0))
+    verdict = said.verdicts[service.name]
+    q = f"p{promise.percentile:g}"
+    if verdict.value_ms <= promise.latency_ms:
+        return (
+            f"{service.name}: {candidate.label} keeps {promise.latency_ms:g} ms and is not as accurate as promised, or "
+            "another service breaks beside it; unpin it, or promise less."
+        )
+    network = judge.factory.network
+    head = f"with {100 * (scale - 1):.0f} % headroom"
+    if not verdict.slow or verdict.value_ms == float("inf"):
+        return (
+            f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest, and "
+            f"{head} the uplink of slice {service.slice} leaves requests unanswered; "
+            "ask less often, with fewer devices, or give the slice a larger max."
+        )
+    span, ms = max(verdict.slow, key=lambda row: row[1])
+    outs = [f"a promise of {ceil(verdict.value_ms * 1.02)} ms", *_ways_out(judge, chosen, service, scale)[:SHOWN]]
+    ways = outs[0] if len(outs) == 1 else f"{', '.join(outs[:-1])} or {outs[-1]}"
+    return (
+        f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest with "
+        f"{verdict.value_ms:.3g} ms {head}, of which {named(network, service, span)} takes {ms:.3g} ms; "
+        f"it would hold with {ways}."
+    )
+
+
+def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale: float) -> list[str]:
+    """Changes of the network with which the promise is kept, each alone, the least that does it; tried in the twin."""
+    candidate, network = chosen[service.name], judge.factory.network
+    until_s = judge.until_s(1.0)
+
+    def holds(changed: Network | None, one: Candidate = candidate) -> bool:
+        said = judge.say({**chosen, service.name: one}, scale, SEARCH, 1, until_s, network=changed)
+        return judge.keeps(said, [service.name])
+
+    found = []
+    device = network.site(candidate.device_site)
+    if candidate.device_functions and device.speed < 1:
+
+        def faster(speed: float) -> Candidate:
+            return replace(candidate, device_seconds=candidate.device_seconds * device.speed / speed)
+
+        speed = _least(device.speed, 1.0, lambda x: holds(None, faster(x)))
+        if speed is not None:
+            found.append(f"a {device.name} of speed {_up(speed)}")
+    if not candidate.site:
+        return found
+    site = network.site(candidate.site)
+    if site.delay_ms > 0:
+        near = _least(0.0, site.delay_ms, lambda cut: holds(_site(network, site.name, delay_ms=site.delay_ms - cut)))
+        if near is not None:
+            found.append(f"{site.name} at most {max(0.0, site.delay_ms - near):.3g} ms away")
+    at = network.slice_index(service.slice)
+    others = sum(one.min for i, one in enumerate(network.slices) if i != at)
+    own = network.slices[at].min
+    room = 100.0 - others
+    if room > own:
+        share = _least(own, room, lambda x: holds(_slice(network, service.slice, x)))
+        if share is not None:
+            found.append(f"slice {service.slice} with a min of {min(room, ceil(share)):g} %")
+    for period_ms in SR_PERIODS_MS:
+        if period_ms < network.cell.sr_period_ms and holds(_cell(network, sr_period_ms=period_ms)):
+            found.append(f"a scheduling-request period of {period_ms:g} ms")
+            break
+    for cores in CORES:
+        if cores > site.cores and holds(_site(network, site.name, cores=cores)):
+            found.append(f"{cores} cores at {site.name}")
+            break
+    return found
+
+
+def _least(low: float, high: float, holds: Callable[[float], bool]) -> float | None:
+    """The least value in (low, high] that holds, to a 32nd of the range; None where not even `high` does."""
+    if not holds(high):
+        return None
+    for _ in range(5):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _up(value: float) -> str:
+    """Two digits, rounded up, so that what is told still holds.
+
+    >>> _up(0.0123)
+    '0.013'
+    """
+    digits = f"{value:.1e}"
+    rounded = float(digits)
+    return f"{rounded if rounded >= value else rounded + 10 ** (int(digits.split('e')[1]) - 1):.2g}"
+
+
+def _site(network: Network, name: str, **changes: float) -> Network:
+    return _with(network, sites=[s.model_copy(update=changes) if s.name == name else s for s in network.sites])
+
+
+def _slice(network: Network, name: str, share: float) -> Network:
+    changes = {"min": share, "max": max(share, network.slices[network.slice_index(name)].max)}
+    return _with(network, slices=[s.model_copy(update=changes) if s.name == name else s for s in network.slices])
+
+
+def _cell(network: Network, **changes: float) -> Network:
+    return _with(network, cells=[cell.model_copy(update=changes) for cell in network.cells])
+
+
+def _with(network: Network, **parts: Sequence[object]) -> Network:
+    return network.model_copy(update={key: tuple(value) for key, value in parts.items()})

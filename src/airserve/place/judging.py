@@ -1,0 +1,251 @@
+"""What the twin says of candidates: percentiles of whole requests, with the other services' load and all queues there.
+
+Channel and arrival seeds come in streams: searching, predicting and counting devices never share one, and none is
+that of a measured run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.random import Generator, default_rng
+
+from airserve.contract import Readings, Span, percentile
+from airserve.errors import UserError
+from airserve.model import Array
+from airserve.network import twin
+from airserve.network.topology import Network
+from airserve.network.traffic import Flow
+from airserve.place.description import Factory, Service
+from airserve.place.plan import Candidate, Choice
+
+SEARCH, PREDICT, COUNT = 11, 12, 13  # streams of seeds
+CLEAR = 1.25  # a first run this far to either side of the promise settles it
+BLOCK_S = 1.0
+DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A Service in the twin: the promise's percentile, its interval, and where the slow requests spent their time."""
+
+    value_ms: float
+    interval_ms: tuple[float, float]
+    requests: int
+    slow: tuple[tuple[Span, float], ...]  # mean ms of the requests ranked about the percentile
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a run of all services said: a Verdict for each with a promise, and the shares of the PRBs per slice."""
+
+    verdicts: Mapping[str, Verdict]
+    shares_up: tuple[float, ...]
+    shares_down: tuple[float, ...]
+
+
+def flows(factory: Factory, choices: Sequence[Choice]) -> list[Flow]:
+    """The work of all services, in the file's order: of their chosen candidates, or of the sizes that they state."""
+    return flows_of(factory, {choice.service: choice.chosen for choice in choices})
+
+
+def flows_of(
+    factory: Factory,
+    chosen: Mapping[str, Candidate],
+    scale: float = 1.0,
+    devices: Mapping[str, int] | None = None,
+) -> list[Flow]:
+    """The same for candidates; `scale` multiplies bytes and seconds, `devices` replaces a service's own number.
+
+    Raises `UserError` for a service with a model and no candidate.
+    """
+    found = []
+    for service in factory.services:
+        number = (devices or {}).get(service.name, service.devices)
+        if service.model is not None:
+            if service.name not in chosen:
+                raise UserError(f"service {service.name} has no candidate; plan it first: airserve plan FILE.")
+            found.append(_flow(service, chosen[service.name], number, scale))
+        else:
+            found.append(_sized(service, factory.network, number, scale))
+    return found
+
+
+def _flow(service: Service, candidate: Candidate, devices: int, scale: float) -> Flow:
+    return Flow(
+        name=service.name,
+        slice=service.slice,
+        devices=devices,
+        rate_hz=service.rate_hz,
+        arrival=service.arrival,
+        device_site=candidate.device_site,
+        device_seconds=scale * candidate.device_seconds,
+        site=candidate.site,
+        bytes_up=np.rint(scale * candidate.bytes_up),
+        bytes_down=np.rint(scale * candidate.bytes_down),
+        site_seconds=scale * candidate.site_seconds,
+    )
+
+
+def _sized(service: Service, network: Network, devices: int, scale: float) -> Flow:
+    assert service.site is not None
+    seconds = (service.compute_ms or 0) / 1e3 / network.site(service.site).speed
+    return Flow(
+        name=service.name,
+        slice=service.slice,
+        devices=devices,
+        rate_hz=service.rate_hz,
+        arrival=service.arrival,
+        site=service.site,
+        bytes_up=np.rint(scale * np.array([float(service.bytes_up or 1)])),
+        bytes_down=np.rint(scale * np.array([float(service.bytes_down or 1)])),
+        site_seconds=scale * np.array([seconds]),
+    )
+
+
+@final
+class Judge:
+    """Runs of the twin for a description; the same question is answered once."""
+
+    def __init__(self, factory: Factory, seed: int, ran: Callable[[], None] = lambda: None) -> None:
+        self.factory = factory
+        self.promised = [service for service in factory.services if service.promise is not None]
+        self.runs = 0
+        self._seed = seed
+        self._ran = ran
+        self._known: dict[object, twin.Outcome] = {}
+
+    def until_s(self, requests: float) -> float:
+        """Seconds of a run in which every promised service sends so many times the requests that it needs."""
+        need = [
+            requests * service.promise.plain().least / (service.devices * service.rate_hz)
+            for service in self.promised
+            if service.promise is not None
+        ]
+        return float(np.clip(max(need, default=10.0), 8.0, 120.0))
+
+    def keeps(self, said: Said, names: Sequence[str]) -> bool:
+        """Whether these services keep their latency."""
+        promises = {s.name: s.promise.latency_ms for s in self.promised if s.promise is not None}
+        return all(said.verdicts[name].value_ms <= promises[name] for name in names)
+
+    def search(self, chosen: Mapping[str, Candidate], scale: float, watched: str) -> Said:
+        """A verdict that is quick where it is clear: a second run only where `watched` comes near its promise."""
+        until_s = self.until_s(1.0)
+        first = self.say(chosen, scale, SEARCH, 1, until_s)
+        promise = self.factory.service(watched).promise
+        assert promise is not None
+        near = promise.latency_ms / CLEAR < first.verdicts[watched].value_ms < promise.latency_ms * CLEAR
+        return self.say(chosen, scale, SEARCH, 3, until_s) if near else first
+
+    def say(
+        self,
+        chosen: Mapping[str, Candidate],
+        scale: float,
+        stream: int,
+        runs: int,
+        until_s: float,
+        devices: Mapping[str, int] | None = None,
+        network: Network | None = None,
+        interval: bool = False,
+    ) -> Said:
+        """What so many runs say together; each has a channel, arrivals and draws of its own."""
+        outcomes = [self._run(chosen, scale, stream, k, until_s, devices, network) for k in range(runs)]
+        rng = default_rng([self._seed, stream])
+        verdicts = {
+            service.name: verdict(
+                [o.readings[service.name] for o in outcomes], service.promise.percentile, rng if interval else None
+            )
+            for service in self.promised
+            if service.promise is not None
+        }
+        shares = [
+            tuple(float(np.mean([o.slices[i][way]["share_used"] for o in outcomes])) for i in range(self._slices))
+            for way in ("up", "down")
+        ]
+        return Said(verdicts, shares[0], shares[1])
+
+    @property
+    def _slices(self) -> int:
+        return len(self.factory.network.slices)
+
+    def _run(
+        self,
+        chosen: Mapping[str, Candidate],
+        scale: float,
+        stream: int,
+        k: int,
+        until_s: float,
+        devices: Mapping[str, int] | None,
+        network: Network | None,
+    ) -> twin.Outcome:
+        work = flows_of(self.factory, chosen, scale, devices)
+        network = network or self.factory.network
+        key = (network, stream, k, until_s, tuple(_fingerprint(flow) for flow in work))
+        if key not in self._known:
+            seed = int(np.random.SeedSequence([self._seed, stream, k]).generate_state(1)[0] >> 1)
+            self._known[key] = twin.run(network, work, until_s=until_s, seed=seed)
+            self.runs += 1
+            self._ran()
+        return self._known[key]
+
+
+def verdict(runs: Sequence[Readings], q: float, rng: Generator | None) -> Verdict:
+    """The q-th percentile of runs together, and with `rng` the interval in which another run's would lie (95 %).
+
+    The interval is of one run: a run is drawn, and of it blocks of time (requests of a moment hang together), so
+    that the difference from channel to channel is in it.
+    """
+    latencies = [run.latency_ms for run in runs]
+    pooled = np.concatenate(latencies)
+    if not len(pooled):
+        return Verdict(float("inf"), (0.0, float("inf")), 0, ())
+    value_ms = percentile(pooled, q)
+    interval_ms = (value_ms, value_ms)
+    if rng is not None:
+        groups = [_blocks(run, latency) for run, latency in zip(runs, latencies, strict=True) if len(latency)]
+        draws = np.empty(DRAWS)
+        for i in range(DRAWS):
+            blocks = groups[int(rng.integers(len(groups)))]
+            again = np.concatenate([blocks[j] for j in rng.integers(0, len(blocks), len(blocks))])
+            at = int(np.ceil((len(again) - 1) * q / 100))
+            draws[i] = np.partition(again, at)[at]
+        interval_ms = (percentile(draws, 2.5), percentile(draws, 97.5))
+    return Verdict(value_ms, interval_ms, len(pooled), _slow(runs, q))
+
+
+def _blocks(run: Readings, latency_ms: Array) -> list[Array]:
+    block = (run.sent_s // BLOCK_S).astype(int)
+    order = np.argsort(block, kind="stable")
+    return list(np.split(latency_ms[order], np.flatnonzero(np.diff(block[order])) + 1))
+
+
+def _slow(runs: Sequence[Readings], q: float) -> tuple[tuple[Span, float], ...]:
+    """Mean spans of the requests whose rank is about q: percentiles of spans do not add, whole requests do."""
+    spans = runs[0].spans
+    ms = np.concatenate([run.ms for run in runs])
+    ms = ms[~np.isnan(ms).any(axis=1)]
+    if not len(ms):
+        return ()
+    order = np.argsort(ms.sum(axis=1), kind="stable")
+    half = (100 - q) / 2
+    first = int(len(order) * (q - half) / 100)
+    rows = order[first : max(first + 1, int(len(order) * (q + half) / 100))]
+    return tuple(zip(spans, map(float, ms[rows].mean(axis=0)), strict=True))
+
+
+def _fingerprint(flow: Flow) -> tuple[object, ...]:
+    arrays = (flow.device_seconds, flow.site_seconds, flow.bytes_up, flow.bytes_down)
+    return (
+        flow.name,
+        flow.slice,
+        flow.devices,
+        flow.rate_hz,
+        flow.arrival,
+        flow.device_site,
+        flow.site,
+        *(np.asarray(array).tobytes() for array in arrays),
+    )

@@ -1,0 +1,127 @@
+"""From a description to a Plan: for every Service the cheapest way that keeps its promise, and why the others lost.
+
+docs/planning.md says how it searches and what a way costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from airserve.contract import from_plain, to_plain
+from airserve.place.candidates import PlanError, Weights
+from airserve.place.description import Factory
+from airserve.place.explaining import Explanation
+from airserve.place.judging import Judge, flows
+from airserve.place.plan import Choice, Plan
+from airserve.place.profiling import profile, resolve
+from airserve.place.searching import Search
+from airserve.registry import Registry
+
+__all__ = ["PlanError", "Weights", "flows", "known_or_planned", "known_plan", "load", "plan", "save"]
+
+HEADROOM = 0.2
+WEIGHTS = Weights()
+
+
+def plan(
+    factory: Factory,
+    *,
+    registry: Registry,
+    seed: int = 0,
+    headroom: float = HEADROOM,
+    weights: Weights = WEIGHTS,
+    planner: str = "exhaustive",
+    progress: bool = True,
+) -> Plan:
+    """Choose variant, cut, encoding and sites for every Service with a model, pins respected.
+
+    Bytes and seconds are taken `headroom` higher when a promise is judged; predictions are without. Where nothing
+    keeps a promise, the Choice is the way that comes nearest, `kept` is False and `limits` says what would free it.
+    Raises `PlanError` for a pin or a promise that cannot be met by any simulation, `errors.UserError` otherwise.
+    """
+    started = time.perf_counter()
+    known = profile(factory, registry=registry, progress=progress)
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task("plan", total=None)
+
+        def ran() -> None:
+            bar.update(task, advance=1, description=f"plan: {judge.runs} runs of the twin")
+
+        judge = Judge(factory, seed, ran)
+        search = Search(factory, known, registry, judge, 1 + headroom, weights, planner)
+        told = Explanation(search, search.all())
+        choices, limits = told.choices(), told.limits()
+    return Plan(
+        description=digest(factory, registry),
+        choices=choices,
+        shares_up=told.predicted.shares_up,
+        shares_down=told.predicted.shares_down,
+        headroom=headroom,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        limits=limits,
+    )
+
+
+def digest(factory: Factory, registry: Registry) -> str:
+    """What a Plan depends on: the description and the graphs and samples of its models."""
+    models = [
+        (one.reference, one.digest, str(one.samples_path))
+        for service in factory.services
+        if service.model
+        for one in registry.variants(resolve(service.model, registry))
+    ]
+    return hashlib.sha256(repr((factory.model_dump_json(), models)).encode()).hexdigest()
+
+
+def save(made: Plan, name: str, registry: Registry | None = None) -> Path:
+    """Write a Plan as JSON to HOME/plans/NAME.json."""
+    path = _path(name, registry or Registry())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(to_plain(made)), encoding="utf-8")
+    return path
+
+
+def load(path: Path) -> Plan:
+    """A Plan that was saved. Raises `PlanError` when the file is not one."""
+    try:
+        return from_plain(Plan, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PlanError(f"{path} is not a saved plan ({str(error)[:80]}); plan again: airserve plan FILE.") from None
+
+
+def known_plan(factory: Factory, file: Path, name: str, registry: Registry | None = None) -> Plan | None:
+    """The saved Plan of a description, or None where there is none or the description or its models have changed."""
+    registry = registry or Registry()
+    path = _path(name, registry)
+    if not path.is_file():
+        return None
+    try:
+        made = load(path)
+    except PlanError:  # of an earlier version: planning again replaces it
+        return None
+    return made if made.description == digest(factory, registry) else None
+
+
+def known_or_planned(
+    factory: Factory, file: Path, name: str, *, registry: Registry | None = None, progress: bool = True
+) -> tuple[Choice, ...]:
+    """The choices of the saved Plan, or of one made now; none where no service has a model."""
+    if not any(service.model for service in factory.services):
+        return ()
+    registry = registry or Registry()
+    made = known_plan(factory, file, name, registry)
+    if made is None:
+        made = plan(factory, registry=registry, progress=progress)
+        save(made, name, registry)
+    return made.choices
+
+
+def _path(name: str, registry: Registry) -> Path:
+    return registry.home / "plans" / f"{name}.json"
