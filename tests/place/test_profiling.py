@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,7 +18,7 @@ from airserve.model import Engine, Model, ModelError, Samples, Tensor, load_samp
 from airserve.place import profiling
 from airserve.place.cutting import Scale, cuts, split
 from airserve.place.description import Factory, read
-from airserve.place.measuring import VariantProfile, halves, measure, timed
+from airserve.place.measuring import VariantProfile, halves, measure, ratio, timed
 from airserve.place.profiling import Lazy, Profile, cut_score, profile
 from airserve.registry import Registry
 
@@ -56,7 +57,7 @@ def test_every_way_is_there(known: Profile, graphs: dict[str, Path]) -> None:
     for way in (*fp32.ways, *int8.ways):
         assert (len(way.head_s) > 0) == (way.cut != "input")
         assert (len(way.tail_s) > 0) == (way.cut != "none")
-        assert all((x > 0).all() and x.max() <= 3.001 * np.median(x) for x in (way.head_s, way.tail_s) if len(x))
+        assert all((x > 0).all() and x.max() <= 1.6 * np.median(x) for x in (way.head_s, way.tail_s) if len(x))
 
 
 def test_bytes_are_those_on_the_wire(
@@ -67,7 +68,7 @@ def test_bytes_are_those_on_the_wire(
     tensor = Tensor("image", "uint8", (-1, 8, 8))
     whole = [len(wire.infer_request("digits", [(tensor, row[None])], host="127.2.0.1:7801")) for row in held]
     assert sent.tolist() == whole
-    cut = next(cut for cut in cuts(graphs["fp32"]) if cut.tensor == "/down/act/Relu_output_0")
+    cut = next(cut for cut in cuts(graphs["fp32"]) if cut.tensor == "/block/act/Relu_output_0")
     way = known.of("digits").variants[0].way(cut.name, "int8")
     head = Engine(halves(way, model)[0])
     for nbytes, packed, row in zip(way.bytes_up, way.packed_up, held, strict=False):
@@ -98,11 +99,11 @@ def test_scores_by_hand(known: Profile, model: Model, registry: Registry, graphs
 
 def test_scales_come_from_calibration_rows_alone(known: Profile, graphs: dict[str, Path], model: Model) -> None:
     samples = load_samples(model.samples_path)  # type: ignore[arg-type]
-    cut = next(cut for cut in cuts(graphs["fp32"]) if cut.tensor == "pooled")
+    cut = next(cut for cut in cuts(graphs["fp32"]) if cut.tensor == "features")
     way = known.of("digits").variants[0].way(cut.name, "int8")
     head = Engine(split(graphs["fp32"], cut)[0])
     seen = np.concatenate([head.run([samples.inputs[i : i + 1]])[0] for i in range(samples.calibration)])
-    wanted = Scale.between(seen.min(axis=(0, 2, 3)), seen.max(axis=(0, 2, 3)))
+    wanted = Scale.between(seen.min(axis=0), seen.max(axis=0))
     assert way.scale is not None
     np.testing.assert_allclose(way.scale.step, wanted.step, rtol=1e-6)
     np.testing.assert_array_equal(way.scale.zero, wanted.zero)
@@ -177,6 +178,23 @@ def test_timing_leaves_out_faults_of_the_moment() -> None:
     assert len(seconds) >= 20
     assert seconds.max() < 0.005
     assert np.median(seconds) == pytest.approx(0.0005, rel=0.3)
+
+
+def test_ratios_outlast_a_noisy_machine(graphs: dict[str, Path], pictures: np.ndarray) -> None:
+    """Twice the work is twice the time, though the machine slows down meanwhile."""
+    slow = [1.0]
+
+    def run(work: float) -> Callable[[object], list[np.ndarray]]:
+        def spin(_: object) -> list[np.ndarray]:
+            slow[0] *= 1.02
+            ends = time.thread_time() + work * slow[0]
+            while time.thread_time() < ends:
+                pass
+            return []
+
+        return spin
+
+    assert ratio(run(4e-4), run(2e-4), []) == pytest.approx(2, rel=0.1)  # type: ignore[arg-type]
 
 
 def test_sleep_is_not_compute() -> None:

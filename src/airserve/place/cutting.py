@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from onnx import helper, numpy_helper
 
 from airserve.model import Array, ModelError
 
-UNARY = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Elu"})
 LAYERS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger"}
 )
@@ -28,9 +27,9 @@ LAYERS = frozenset(
 class Cut:
     """A tensor at which a graph is cut; `shape` is of one row, `bytes` what a row takes as it is.
 
-    `shadowed`: a neighbour does as much and carries no more, so planning leaves this cut out. So it is before an
-    activation, beside the uint8 of a QDQ graph as a float, before the first layer when it is larger than the input,
-    and after the last layer, where the answer is as small.
+    `shadowed`: a cut with as many layers before it carries less, or the same and lies later; or the input does, or
+    the answer. Planning leaves it out: it is before an activation, behind padding, or beside the uint8 of a QDQ
+    graph as a float.
     """
 
     name: str  # readable, unique in the graph, stable
@@ -98,12 +97,7 @@ def cuts(model: str | Path | onnx.ModelProto) -> list[Cut]:
     outputs = {value.name for value in graph.output}
     for name in outputs:
         last[name] = len(nodes)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in nodes:
-        for name in _reads(node):
-            readers.setdefault(name, []).append(node)
     inputs = {value.name for value in _inputs(graph)}
-    layers = [i for i, node in enumerate(nodes) if node.op_type in LAYERS]
     sent = sum(prod(map(abs, shape)) * np.dtype(dtype).itemsize for dtype, shape in map(shapes.__getitem__, inputs))
     open_now = {name for name in inputs if name in last}
     batch = _batch(graph)
@@ -117,17 +111,31 @@ def cuts(model: str | Path | onnx.ModelProto) -> list[Cut]:
         dtype, shape = shapes.get(tensor, ("", ()))
         if not dtype or not shape or shape[0] not in (-1, batch) or min(shape[1:], default=1) < 1:
             continue
-        after = readers[tensor]
-        alone = after[0] if len(after) == 1 else None
-        float_twin = node.op_type == "DequantizeLinear" or (alone is not None and alone.op_type == "QuantizeLinear")
         row = tuple(shape[1:])
         size = prod(row) * np.dtype(dtype).itemsize
-        shadowed = float_twin or (node.op_type not in UNARY and alone is not None and alone.op_type in UNARY)
-        if layers:
-            shadowed = shadowed or (i < layers[0] and size >= sent) or i >= layers[-1]
         name = _readable(tensor, node.op_type, i, names)
-        found.append(Cut(name, tensor, row, dtype, size, i + 1, shadowed))
-    return found
+        found.append(Cut(name, tensor, row, dtype, size, i + 1, False))
+    return _shadowed(found, nodes, sent)
+
+
+def _shadowed(found: list[Cut], nodes: list[onnx.NodeProto], sent: int) -> list[Cut]:
+    """The cuts, with those marked that another one with as many layers before it makes needless."""
+    layers = [i for i, node in enumerate(nodes) if node.op_type in LAYERS] or list(range(len(nodes)))
+    before = [sum(i < cut.nodes for i in layers) for cut in found]
+    least: dict[int, int] = {0: sent}  # layers before -> bytes
+    for cut, depth in zip(found, before, strict=True):
+        least[depth] = min(least.get(depth, cut.bytes), cut.bytes)
+    last = {(depth, cut.bytes): cut.name for cut, depth in zip(found, before, strict=True)}
+    return [
+        replace(
+            cut,
+            shadowed=depth == len(layers)
+            or cut.bytes > least[depth]
+            or (depth == 0 and cut.bytes >= sent)
+            or last[depth, cut.bytes] != cut.name,
+        )
+        for cut, depth in zip(found, before, strict=True)
+    ]
 
 
 def split(
@@ -313,6 +321,7 @@ def _readable(tensor: str, op: str, at: int, taken: set[str]) -> str:
     for part in text.strip("/").split("/"):  # torch repeats the path in every part: /blocks/blocks.3/blocks.3.0
         words += re.findall(r"[a-z0-9]+", part.removeprefix(f"{before}.").lower())
         before = part
+    words = [word for i, word in enumerate(words) if word not in words[i - 1 : i]]
     suffix = {"QuantizeLinear": "-q", "DequantizeLinear": "-dq"}.get(op, "")
     name = "-".join(words[-6:]) + suffix if any(w[0].isalpha() for w in words) else f"{op.lower()}-{at}"
     while name in taken:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from airserve import wire
-from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, Samples, Tensor
+from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, Run, Samples, Tensor
 from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tapped, working_bytes
 
 RUNS = (20, 64)  # at least and at most, of each graph
@@ -22,7 +22,7 @@ RUN_FOR_S = 0.1  # how long a graph is run, once it has run often enough
 UNDISTURBED = 1.1  # wall over CPU time: beyond it the thread had lost the processor
 NOISY = 1.25  # of the whole's seconds: halves that take longer together are measured again, up to TRIES times
 TRIES = 2
-OUTLIER = 3.0  # medians: beyond it a sample is a fault of this moment, not of the graph
+DISTURBED = 1.5  # of the quickest tenth: beyond it somebody else had the core's other thread, its cache, or the core
 SIZED_ROWS = 16  # rows of samples whose bytes are measured at a cut
 SCORED_ROWS = 1000  # of samples, at most, behind a score
 HOST = "127.2.0.1:7801"
@@ -64,6 +64,7 @@ class VariantProfile:
     score: float | None
     before: float | None
     scored: int
+    against: float = 1.0  # seconds of the whole by those of fp32, run in turn
 
     def way(self, cut: str, encoding: str = "") -> Way:
         return next(way for way in self.ways if way.cut == cut and encoding in ("", way.encoding))
@@ -116,17 +117,18 @@ def measure(
             sent = _sent(model, [[(named, scale.encode(x))] for x in tensors[i]], answers[0], True)
             scaled = Way(cut.name, "int8", cut, scale, head_s + encode_s, tail_s + decode_s, **sent)
             ways.append(replace(scaled, head_mb=head_mb, tail_mb=tail_mb))
+    against = 1.0 if model.digest == parent.digest else ratio(engine.run, Engine(parent.path).run, rows[0])
     whole_s = min((whole_s, timed(engine.run, rows[0])), key=np.median)
     ways = [replace(w, head_s=whole_s) if w.cut == "none" else w for w in ways]
     ways = [replace(w, tail_s=whole_s) if w.cut == "input" else w for w in ways]
     metric, score, before, scored = measured_score(model, parent, engine, samples)
     memory_mb = (model.path.stat().st_size + working) / 1e6
     return VariantProfile(
-        model.reference, model.variant, tuple(ways), np.array(down), memory_mb, metric, score, before, scored
+        model.reference, model.variant, tuple(ways), np.array(down), memory_mb, metric, score, before, scored, against
     )
 
 
-def timed(run: Callable[[Sequence[Array]], list[Array]], inputs: Sequence[Array]) -> Array:
+def timed(run: Run, inputs: Sequence[Array]) -> Array:
     """Seconds of single runs, shape (n,), after a warm-up, as an undisturbed thread has them.
 
     The engine computes on the calling thread. Where a run's wall time passes its CPU time by a tenth, somebody else
@@ -142,8 +144,20 @@ def timed(run: Callable[[Sequence[Array]], list[Array]], inputs: Sequence[Array]
         c1, t1 = time.thread_time(), time.perf_counter()
         seconds.append(t1 - t0 if t1 - t0 <= UNDISTURBED * (c1 - c0) + 2e-5 else c1 - c0)
     kept: Array = np.array(seconds)
-    kept = kept[kept <= OUTLIER * np.median(kept)]
+    kept = kept[kept <= DISTURBED * np.quantile(kept, 0.1)]
     return kept
+
+
+def ratio(run: Run, other: Run, inputs: Sequence[Array]) -> float:
+    """How many times the seconds of `other` a graph takes, run in turn, so that both have the same moments."""
+    pairs = []
+    for _ in range(RUNS[0] + 2):
+        c0 = time.thread_time()
+        run(inputs)
+        c1 = time.thread_time()
+        other(inputs)
+        pairs.append((c1 - c0) / max(time.thread_time() - c1, 1e-9))
+    return float(np.median(pairs[2:]))
 
 
 def _halves_s(head: Engine, tail: Engine, row: list[Array], whole_s: float) -> tuple[Array, Array]:
