@@ -42,13 +42,17 @@ def test_weights_are_int8_per_channel_and_activations_uint8(digits: Model, regis
     small = onnx.load(compress(digits, "int8", registry=registry, progress=False).path).graph
     constants = {each.name: numpy_helper.to_array(each) for each in small.initializer}
     makers = {name: node for node in small.node for name in node.output}
-    for node in (node for node in small.node if node.op_type == "Conv"):
+    convolutions = [node for node in small.node if node.op_type == "Conv"]
+    assert [constants[node.input[1]].shape[1] for node in convolutions if node.input[1] in constants] == [1]  # the stem
+    for node in (node for node in convolutions if node.input[1] not in constants):
         weight = makers[node.input[1]]
         values, scales = constants[weight.input[0]], constants[weight.input[1]]
         assert values.dtype == np.int8
         assert scales.shape == (values.shape[0],)
         activation = makers[node.input[0]]
         assert constants[activation.input[2]].dtype == np.uint8
+    (answer,) = (node for node in small.node if node.op_type == "Gemm")
+    assert constants[answer.input[1]].dtype == np.float32  # too small to gain
 
 
 def test_matrices_become_dynamic_int8(perceptron: Model, registry: Registry) -> None:

@@ -14,7 +14,18 @@ from airserve.errors import UserError
 from airserve.learn import training
 from airserve.learn.exporting import export
 from airserve.learn.tasks import Data, digits
-from airserve.learn.training import Learner, Prepared, fit, initialise, preprocess, take_step, train, validate
+from airserve.learn.training import (
+    Learner,
+    Prepared,
+    fit,
+    initialise,
+    picture_share,
+    preprocess,
+    shrink,
+    take_step,
+    train,
+    validate,
+)
 from airserve.model import Engine, Model, ModelError, load_samples
 from airserve.registry import Registry
 
@@ -155,6 +166,22 @@ def test_bad_input_is_one_sentence(net: str, task: str, sentence: str, tmp_path:
         train(net, task, registry=registry, progress=False)
     assert "\n" not in str(caught.value)
     assert registry.models() == []
+
+
+def test_pictures_grow_in_training() -> None:
+    """Small ones for most of the steps, full size for the last fifth; those of the digits are too small to shrink."""
+    config = nets["resnet8"].Config(start=0.7)
+    prepared = preprocess(digits.load())
+    pictures = replace(prepared, shape=(28, 28))
+    shares = [picture_share(config, pictures, done) for done in (0, 0.59, 0.61, 0.79, 0.81, 1)]
+    assert shares == [0.7, 0.7, 0.85, 0.85, 1, 1]
+    assert picture_share(config, prepared, 0) == picture_share(nets["mlp"].Config(), pictures, 0) == 1
+    x = torch.arange(28.0).expand(2, 28, 28)  # a ramp: shrunk, it is still one
+    assert shrink(x, 1) is x
+    assert shrink(x, 0.7).shape == (2, 20, 20)
+    assert shrink(x[..., None].expand(2, 28, 28, 3), 0.85).shape == (2, 24, 24, 3)
+    wanted = (torch.arange(14) * 2 + 0.5)[2:-2]
+    np.testing.assert_allclose(shrink(x, 0.5)[1, 7, 2:-2], wanted, rtol=1e-5)
 
 
 class Batched(nn.Module):

@@ -6,6 +6,7 @@ S8S8 on AVX-512). Nets of matrices alone: dynamic, for their activations' ranges
 
 import tempfile
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import final
 
@@ -23,6 +24,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from airserve.model import Array, ModelError
 
 MATRICES = {"MatMul", "Gemm"}
+# Not Sub and Mul, the sensor's normalisation: on its few values they cost more in int8 than in float.
+STATIC = ["Conv", "ConvTranspose", "Add", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
+SMALL = 16_384  # weights of a matrix below which quantising its input and its output costs more than it saves
+SHORT = 16  # terms of a sum in a convolution below which int8 is slower: 3x3 over one channel takes four times as long
 
 
 def compress(path: Path, calibration: Array) -> bytes:
@@ -43,6 +48,8 @@ def compress(path: Path, calibration: Array) -> bytes:
                 str(ready),
                 str(small),
                 Rows(path, calibration),
+                op_types_to_quantize=[*STATIC, *sorted(MATRICES)],
+                nodes_to_exclude=too_small(ready),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -51,6 +58,21 @@ def compress(path: Path, calibration: Array) -> bytes:
         else:
             quantize_dynamic(str(ready), str(small), op_types_to_quantize=sorted(MATRICES), weight_type=QuantType.QInt8)
         return small.read_bytes()
+
+
+def too_small(path: Path) -> list[str]:
+    """The names of the nodes that stay in float: small matrices, and convolutions whose sums are short."""
+    graph = onnx.load(path).graph
+    shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+    named = []
+    for node in graph.node:
+        weights = [shapes[name] for name in node.input[:2] if name in shapes]
+        grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+        if (node.op_type in MATRICES and any(prod(shape) < SMALL for shape in weights)) or (
+            node.op_type == "Conv" and not grouped and any(prod(shape[1:]) < SHORT for shape in weights)
+        ):
+            named.append(node.name)
+    return named
 
 
 @final

@@ -1,0 +1,71 @@
+"""What int8 costs ResNet-8 in accuracy and gains it in time: python bench/compression.py [--json]
+
+The figure to reach: at least 1.5 times as fast at batch 1, and at most 0.5 points worse on the whole test split. Times
+are CPU milliseconds of one thread, both graphs in turn, so that what else runs here harms both alike. Takes the models
+from the registry (AIRSERVE_HOME), trained where they are not.
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+from airserve.learn.compression import compress
+from airserve.learn.importing import import_model
+from airserve.learn.scoring import paired_ms
+from airserve.learn.training import train
+from airserve.model import Engine, Model, load_samples
+from airserve.registry import Registry
+
+FASTER, WORSE = 1.5, 0.005
+
+
+def measure(model: Model, registry: Registry, progress: bool) -> dict[str, float | str]:
+    """Score, size and time of a Model and of its int8 variant."""
+    small = compress(model, "int8", registry=registry, progress=progress)
+    assert model.samples_path is not None
+    held = load_samples(model.samples_path).held().inputs
+    engines = Engine(model.path), Engine(small.path)
+    times = np.array([paired_ms(*engines, held) for _ in range(5)])
+    (metric, score), before = next(iter(small.scores.items())), float(small.lineage["before"])
+    return {
+        "model": model.reference,
+        "metric": metric,
+        "rows": len(held),
+        "fp32": before,
+        "int8": score,
+        "drop": before - score,
+        "fp32_ms": float(np.median(times[:, 0])),
+        "int8_ms": float(np.median(times[:, 1])),
+        "faster": float(np.median(times[:, 0] / times[:, 1])),
+        "fp32_kb": model.path.stat().st_size / 1e3,
+        "int8_kb": small.path.stat().st_size / 1e3,
+    }
+
+
+def main() -> int:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--json", action="store_true")
+    progress = not asked.parse_args().json
+    registry = Registry()
+    inspect = measure(train("resnet8", "fashion-mnist", registry=registry, progress=progress), registry, progress)
+    others = [
+        measure(train("mlp", "fashion-mnist", registry=registry, progress=progress), registry, progress),
+        measure(import_model("efficientnet-lite0", registry=registry, progress=progress), registry, progress),
+    ]
+    kept = float(inspect["faster"]) >= FASTER and float(inspect["drop"]) <= WORSE
+    if not progress:
+        print(json.dumps({"models": [inspect, *others], "faster": FASTER, "worse": WORSE, "kept": kept}, indent=1))
+        return 0 if kept else 1
+    for found in (inspect, *others):
+        print(
+            "{model}: {metric} {fp32:.4f} -> {int8:.4f} on {rows} rows; {fp32_ms:.3f} -> {int8_ms:.3f} ms at batch 1 "
+            "({faster:.2f}x); {fp32_kb:.0f} -> {int8_kb:.0f} kB".format(**found)
+        )
+    print(f"resnet8 {FASTER}x as fast and at most {WORSE} worse: {'kept' if kept else 'not kept'}")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
