@@ -26,7 +26,7 @@ def digest(folder: Path) -> str:
     >>> len(digest(Path(__file__).parent))
     16
     """
-    state = hashlib.sha256(f"{numba.__version__} {config.CPU_NAME} {config.OPT} {config.DISABLE_JIT}".encode())
+    state = hashlib.sha256(f"{numba.__version__} {config.CPU_NAME} {config.OPT}".encode())
     for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]):
         source = path.read_bytes()
         if path.suffix == ".json" or b"numba" in source or b"network.jit" in source:
@@ -67,11 +67,9 @@ CACHE = cache_folder(Path(__file__).parent)
 def njit(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call, free of the interpreter's lock, and keep the code in this room's cache.
 
-    >>> @njit
-    ... def twice(x):
-    ...     return 2 * x
-    >>> twice(21)
-    42
+    >>> from airserve.network.link import resource_elements  # one of them
+    >>> resource_elements(14, 12)
+    156
     """
     return _compiled(function, _nrt=True)
 

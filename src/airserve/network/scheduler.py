@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.adaptation import block_bits, choose, listen
+from airserve.network.adaptation import EFFICIENCY, block_bits, choose, listen
 from airserve.network.buffers import (
     LOST_DUE,
     NONE,
@@ -28,6 +28,7 @@ from airserve.network.slicing import allocate
 BLOCK_OVERHEAD_BYTES = 10  # MAC subheader 3, RLC AM with segment offset 5; 2 for a MAC control element
 GRANTS = 16  # in a slot and direction: what the PDCCH of 2 symbols carries
 PATIENCE = 20  # slots in which a retransmission may find no room before RLC cuts it anew
+OVERFULL = 8  # times the PRBs of the carrier
 MEMORY = 200.0  # slots of the average of proportional fair
 
 
@@ -78,29 +79,48 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
 
 @inner
 def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
-    """PRBs that the flows of a slice would fill; each flow's need and metric, and idle flows out of the list."""
+    """PRBs that the flows of a slice would fill; each flow's need and metric, and idle flows out of the list.
+
+    A slice that would fill the carrier many times over is not counted exactly: the needs of the few flows that
+    are served are then found one by one (need 0).
+    """
     slot = s.n[N.slot]
-    total = 0
+    total = 0.0
     before, f = NONE, s.active[direction, k]
     while f != NONE:
         flow, at = s.flow[f], f
         f = flow.next
-        nbytes = max(flow.known - flow.sent + flow.lost, flow.asked)
+        nbytes = waiting(s, at)
         if nbytes <= 0:
             deactivate(s, at, before)
             continue
         before = at
-        flow.metric = 0.0
+        flow.metric, flow.need = 0.0, 0
         if flow.processes >= PROCESSES or flow.served == slot:
             continue
         listen(s, c, at, slot)
-        flow.need = blocks_for(s, c, at, nbytes, elements)
         flow.average *= np.exp((flow.averaged - slot) / MEMORY)
         flow.averaged = slot
-        rate = block_bits(elements, c.prbs, flow.mcs, flow.layers)
+        rate = flow.layers * EFFICIENCY[flow.mcs]
         flow.metric = rate / max(flow.average, 1e-3)
-        total += flow.need
-    return total
+        total += 8 * nbytes / (rate * elements)
+    if total > OVERFULL * c.prbs:
+        return int(total)
+    needed = 0
+    f = s.active[direction, k]
+    while f != NONE:
+        if s.flow[f].metric > 0:
+            s.flow[f].need = blocks_for(s, c, f, elements)
+            needed += s.flow[f].need
+        f = s.flow[f].next
+    return needed
+
+
+@inner
+def waiting(s: State, f: int) -> int:
+    """Bytes of a flow that may be granted: what is known of, what RLC sends again, and what a request asks for."""
+    flow = s.flow[f]
+    return int(max(flow.known - flow.sent + flow.lost, flow.asked))
 
 
 @inner
@@ -116,10 +136,10 @@ def deactivate(s: State, f: int, before: int) -> None:
 
 
 @inner
-def blocks_for(s: State, c: Config, f: int, nbytes: int, elements: int) -> int:
-    """Fewest PRBs, at most all, whose transport block holds some bytes and its own overhead."""
+def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
+    """Fewest PRBs, at most all, whose transport block holds what waits and its own overhead."""
     flow = s.flow[f]
-    bits = 8 * (nbytes + BLOCK_OVERHEAD_BYTES)
+    bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
     mcs, layers = flow.mcs, flow.layers
     prbs = fewest(bits, elements, mcs, layers, c.prbs)
     if flow.direction == UP and prbs < c.prbs:  # fewer PRBs have more power each, which may allow a better MCS
@@ -198,7 +218,7 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     """
     flow = s.flow[f]
     flow.metric = 0.0
-    prbs = min(flow.need, quota)
+    prbs = min(flow.need if flow.need > 0 else blocks_for(s, c, f, elements), quota)
     mcs, layers = flow.mcs, flow.layers
     if flow.direction == UP:
         mcs, layers = choose(s, c, f, prbs)

@@ -21,7 +21,7 @@ from airserve.network.topology import Network
 from airserve.network.traffic import Flow, join, requests
 
 WARM_S = 1.0  # simulated before the first request that counts
-DRAIN_S = 2.0  # after the last request was sent: what is open then is not answered
+DRAIN_S = 5.0  # after the last request came to the radio: what is open then is not answered
 WAYS = (("up", UP), ("down", DOWN))
 STAMPS = 5  # of a request: granted up, delivered up, started at the site, granted down, delivered down
 
@@ -80,7 +80,7 @@ def run(
     """Simulate some seconds of all flows together; the same seed gives the same Outcome.
 
     Every request becomes a row of its flow's Readings, sent in [0, until_s); the cell runs for `warm_s` before, and
-    up to `drain_s` after the last was sent. The other arguments are those of `mac.Mac`.
+    up to `drain_s` after the last came to the radio. The other arguments are those of `mac.Mac`.
     Raises `TrafficError` for a flow, `MacError` for a cell that cannot be.
 
     >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
@@ -105,7 +105,8 @@ def run(
         records=max(1, len(sent)),
     )
     marks = np.ceil((warm_s + np.append(np.arange(0, until_s, 1.0), until_s)) / config.slot_s - 1e-6).astype(np.int64)
-    end = int(np.ceil((warm_s + until_s + drain_s) / config.slot_s))
+    last_s = max(warm_s + until_s, sent["ready_s"].max(initial=0.0))
+    end = int(np.ceil((last_s + drain_s) / config.slot_s))
     stamps, counts, cpu_s = _simulated(network, config, state, sent, marks, end)
     all_stamps = np.full((len(asked), STAMPS), np.nan)
     all_stamps[asked["site"] >= 0] = stamps
