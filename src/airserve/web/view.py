@@ -20,7 +20,7 @@ SERVICE: Plain = {
     "devices": None, "rate_hz": None, "promise_ms": None, "percentile": 99, "max_accuracy_drop": None,
     "predicted_ms": None, "predicted_interval_ms": None, "measured_ms": None, "measured_interval_ms": None,
     "measured_p50_ms": None, "sent": None, "answered": None, "failed": None, "verdict": None, "kept": None,
-    "why": "", "refused": [], "max_devices": None, "binds": "", "slow_ranks": None,
+    "why": "", "cost": None, "refused": [], "max_devices": None, "binds": "", "slow_ranks": None,
 }  # fmt: skip
 SCORE: Plain = {"metric": "", "value": None, "n": None, "before": None}
 RUNNER_UP: Plain = {
