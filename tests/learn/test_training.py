@@ -19,9 +19,7 @@ from airserve.learn.training import (
     Prepared,
     fit,
     initialise,
-    picture_share,
     preprocess,
-    shrink,
     take_step,
     train,
     validate,
@@ -156,6 +154,7 @@ def test_preprocessing_normalises_by_the_train_split(monkeypatch: pytest.MonkeyP
         ("mlp,widht=3", "digits", "mlp has no parameter 'widht'; it has hidden, epochs"),
         ("mlp,hidden=many", "digits", "hidden=many of mlp is not a number above 0; hidden is 128 by default"),
         ("mlp,hidden=0", "digits", "hidden=0 of mlp is not a number above 0"),
+        ("mlp,rate=1e30", "digits", r"training diverged, its loss is nan: give a lower rate than 1e\+30"),
         ("resnet8", "photos", "photos has no labels to train on"),
         ("efficientnet-lite0", "digits", r"takes colour pictures \(height, width, 3\), not \(8, 8\)"),
     ],
@@ -166,22 +165,6 @@ def test_bad_input_is_one_sentence(net: str, task: str, sentence: str, tmp_path:
         train(net, task, registry=registry, progress=False)
     assert "\n" not in str(caught.value)
     assert registry.models() == []
-
-
-def test_pictures_grow_in_training() -> None:
-    """Small ones for most of the steps, full size for the last fifth; those of the digits are too small to shrink."""
-    config = nets["resnet8"].Config(start=0.7)
-    prepared = preprocess(digits.load())
-    pictures = replace(prepared, shape=(28, 28))
-    shares = [picture_share(config, pictures, done) for done in (0, 0.59, 0.61, 0.79, 0.81, 1)]
-    assert shares == [0.7, 0.7, 0.85, 0.85, 1, 1]
-    assert picture_share(config, prepared, 0) == picture_share(nets["mlp"].Config(), pictures, 0) == 1
-    x = torch.arange(28.0).expand(2, 28, 28)  # a ramp: shrunk, it is still one
-    assert shrink(x, 1) is x
-    assert shrink(x, 0.7).shape == (2, 20, 20)
-    assert shrink(x[..., None].expand(2, 28, 28, 3), 0.85).shape == (2, 24, 24, 3)
-    wanted = (torch.arange(14) * 2 + 0.5)[2:-2]
-    np.testing.assert_allclose(shrink(x, 0.5)[1, 7, 2:-2], wanted, rtol=1e-5)
 
 
 class Batched(nn.Module):

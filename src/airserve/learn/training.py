@@ -32,8 +32,6 @@ except ModuleNotFoundError as error:
 RECIPE = 1  # raise it when a change of this file or of a net would train another Model from the same settings
 PATIENCE = 5  # epochs without a better validation loss after which training stops
 WARMUP = 0.2  # part of the steps in which the learning rate rises
-GROWTH = (0.6, 0.8)  # parts of the steps after which pictures grow, half way and then to full size
-SMALLEST = 16  # places on a side: smaller pictures are not made smaller
 
 
 def train(
@@ -220,6 +218,7 @@ def fit(
     """Step 4: epochs over the train split in an order drawn from the seed; the best epoch's weights stay.
 
     Returns the validation loss and accuracy after each epoch. Stops early when the loss has not improved for a while.
+    Raises `ModelError` when the loss is no number.
     """
     inputs, labels = (part.to(fabric.device) for part in prepared.train)
     order = torch.Generator().manual_seed(seed)
@@ -234,9 +233,7 @@ def fit(
             total = torch.zeros((), device=fabric.device)
             for step in range(steps):
                 chosen = rows[step * config.batch : (step + 1) * config.batch]
-                share = picture_share(config, prepared, (epoch * steps + step) / (config.epochs * steps))
-                batch = shrink(inputs[chosen], share)
-                total += take_step(fabric, learner, batch, labels[chosen])
+                total += take_step(fabric, learner, inputs[chosen], labels[chosen])
                 if step % 20 == 0:
                     report(f"epoch {epoch + 1} of {config.epochs}  loss {total.item() / (step + 1):.3f}", 20)
             loss, accuracy = validate(fabric, learner, prepared)
@@ -247,30 +244,10 @@ def fit(
                 best = {key: value.clone() for key, value in learner.module.state_dict().items()}
             elif epoch - losses.index(min(losses)) >= PATIENCE:
                 break
-    if best:  # not when every loss is NaN
-        learner.module.load_state_dict(best)
+    if not best:
+        raise ModelError(f"training diverged, its loss is {curve[-1]['loss']}: give a lower rate than {config.rate}.")
+    learner.module.load_state_dict(best)
     return curve
-
-
-def picture_share(config: Any, prepared: Prepared, done: float) -> float:
-    """How large the pictures of a step are, when so much of training is done: small first, for a fraction of the cost.
-
-    Progressive learning (Tan and Le 2021, arXiv:2104.00298): a net that averages over places takes any size.
-    """
-    start = getattr(config, "start", 1.0)
-    if start >= 1 or len(prepared.shape) < 2 or min(prepared.shape[:2]) < SMALLEST or done >= GROWTH[1]:
-        return 1.0
-    return start if done < GROWTH[0] else (1 + start) / 2
-
-
-def shrink(inputs: Tensor, share: float) -> Tensor:
-    """Pictures (n, height, width) or (n, height, width, channels) with sides of this share, to even places."""
-    if share == 1:
-        return inputs
-    height, width = (2 * round(share * side / 2) for side in inputs.shape[1:3])
-    planes = inputs.unsqueeze(1) if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2)
-    small = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
-    return small.squeeze(1) if inputs.ndim == 3 else small.permute(0, 2, 3, 1)
 
 
 def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ from airserve.model import ModelError
 @dataclass(frozen=True)
 class Config:
     width: int = 16  # channels of the first block; each next block has twice as many
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 64
     rate: float = 1e-2  # peak learning rate
     decay: float = 5e-2  # weight decay
-    start: float = 0.7  # sides of the first pictures in training, as a share of full size
 
 
 def build(config: Config, shape: tuple[int, ...], classes: int) -> nn.Module:
