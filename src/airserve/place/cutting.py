@@ -58,9 +58,9 @@ class Scale:
         """
         low = np.minimum(np.asarray(low, np.float32), 0)
         high = np.maximum(np.asarray(high, np.float32), 0)
-        step = np.asarray((high - low) / np.float32(255), np.float32)
-        step = np.where(step > 0, step, np.float32(1)).astype(np.float32)
-        zero = np.clip(np.rint(-low / step), 0, 255).astype(np.uint8)
+        step = np.asarray((high - low) / 255, np.float32)
+        step = np.asarray(np.where(step > 0, step, 1), np.float32)
+        zero = np.asarray(np.clip(np.rint(-low / step), 0, 255), np.uint8)
         return cls(step, zero)
 
     def encode(self, x: Array) -> Array:

@@ -23,7 +23,7 @@ from airserve.place.description import Factory
 from airserve.place.measuring import VariantProfile, Way, decode_s, halves, measure, measured_score
 from airserve.registry import Registry
 
-RECIPE = 2  # of measuring: raise it when figures that are kept no longer compare
+RECIPE = 4  # of measuring: raise it when figures that are kept no longer compare
 
 
 @dataclass(frozen=True)
