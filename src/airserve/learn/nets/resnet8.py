@@ -12,8 +12,8 @@ from airserve.model import ModelError
 class Config:
     width: int = 16  # channels of the first block; each next block has twice as many
     epochs: int = 2
-    batch: int = 64
-    rate: float = 1e-2  # peak learning rate
+    batch: int = 96
+    rate: float = 2e-2  # peak learning rate
     decay: float = 5e-2  # weight decay
 
 
