@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from airserve.web.contents import contents, keep
 from airserve.web.report import save as save_page
 
 FACTORY = Path("examples/factory/factory.yaml")
+WARMING = "airserve.network.warming"  # compiles the MAC on the other core while models are made
 TRAINED, FALLBACK, PRETRAINED = "fashion-mnist", "digits", "efficientnet-lite0"
 
 
@@ -41,8 +44,13 @@ def run(
     registry, name = Registry(), (file or FACTORY).stem
     factory = read(file or FACTORY)
     remarks: list[str] = []
-    if file is None:
-        factory, remarks = _models(factory, registry, fresh, console)
+    warming = subprocess.Popen([sys.executable, "-m", WARMING])
+    try:
+        if file is None:
+            factory, remarks = _models(factory, registry, fresh, console)
+        warming.wait()
+    finally:
+        warming.kill()
     with step(console, "profile", "seconds and bytes of every candidate on this machine"):
         profile(factory, registry=registry, fresh=fresh)
     with step(console, "plan", "the cheapest way that keeps every promise, judged by the twin"):

@@ -1,0 +1,37 @@
+"""Compile the MAC and the twin before they are wanted: `python -m airserve.network.warming`.
+
+The first run after an installation takes some 30 s of compilation, which can pass beside work that uses one core.
+"""
+
+import numpy as np
+
+from airserve.network import twin
+from airserve.network.mac import Mac
+from airserve.network.topology import Cell, Network, Site, Slice
+from airserve.network.traffic import Flow
+
+
+def warm() -> None:
+    """Run a request through the twin and a packet through a MAC, as the planner and the relay will."""
+    network = Network(
+        cells=(Cell(name="cell"),), slices=(Slice(name="slice"),), sites=(Site(name="site", kind="edge"),)
+    )
+    one = np.ones(1)
+    flow = Flow(
+        "warm",
+        "slice",
+        1,
+        10.0,
+        site="site",
+        bytes_up=np.array([100]),
+        bytes_down=np.array([100]),
+        site_seconds=one / 1e3,
+    )
+    twin.run(network, [flow], until_s=0.5, seed=0)
+    mac = Mac(network, [0], seed=0)
+    mac.offer(0, 1, 100, 0.0)
+    mac.run(0.1)
+
+
+if __name__ == "__main__":
+    warm()

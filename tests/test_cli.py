@@ -1,0 +1,100 @@
+"""The command line as a stranger types it: mistakes get one sentence and status 2, tables have their JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FACTORY = ROOT / "examples/factory/factory.yaml"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def airserve(home, *words, timeout=120):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "airserve.cli", *map(str, words)],
+        env={**os.environ, "AIRSERVE_HOME": str(home), "COLUMNS": "200"},
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+MISTAKES = [
+    (["trian", "mlp", "digits"], "trian"),
+    (["train", "mpl", "digits"], "no net named 'mpl'; perhaps mlp?"),
+    (["train", "mlp", "digit"], "no task named 'digit'; perhaps digits?"),
+    (["train", "mlp,widht=3", "digits"], "widht"),
+    (["compress", "nothing"], "nothing"),
+    (["models", "show", "nothing"], "nothing"),
+    (["import", "nowhere.onnx", "--name", "x"], "nowhere.onnx"),
+    (["plan", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+    (["plan", FACTORY], "resnet8-fashion"),
+    (["simulate", FACTORY], "resnet8-fashion"),
+    (["status", "nothing"], "no deployment named 'nothing'"),
+    (["drive"], "no deployment yet"),
+    (["report", "nothing"], "nothing"),
+    (["traces", "inf-xx"], "inf-xx"),
+    (["drive", "--seconds", "soon"], "not a valid float"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), MISTAKES, ids=lambda v: " ".join(map(str, v)) if isinstance(v, list) else ""
+)
+def test_a_mistake_gets_a_sentence(home, words, says):
+    run = airserve(home, *words)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert says in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_file_that_is_not_onnx_leaves_nothing(home, tmp_path):
+    file = tmp_path / "no.onnx"
+    file.write_bytes(b"this is not a graph")
+    run = airserve(home, "import", file, "--name", "no")
+    assert run.returncode == 2
+    assert "no.onnx cannot be opened as an ONNX model" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert json.loads(airserve(home, "models", "--json").stdout) == []
+
+
+def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
+    file = tmp_path / "sizes.yaml"
+    head, _, _ = FACTORY.read_text().partition("services:")
+    file.write_text(
+        head + "services:\n"
+        "  - {name: backups, bytes_up: 120000, bytes_down: 200, compute_ms: 2, site: mast, devices: 4, rate_hz: 1,\n"
+        "     slice: video, arrival: poisson}\n"
+    )
+    run = airserve(home, "simulate", file, "--seconds", "10", "--seed", "1", "--json", timeout=300)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    (service,) = found["services"]
+    assert set(found) == {"services", "slices", "realtime_factor"}
+    assert set(service) == {"name", "sent", "answered", "latency_ms", "spans_ms"}
+    assert set(service["latency_ms"]) == {"p50", "p90", "p99", "max"}
+    assert {"kind", "direction", "site", "p50", "p99"} == set(service["spans_ms"][0])
+    assert service["sent"] == service["answered"] > 10
+    assert [set(one) for one in found["slices"]] == [{"name", "up", "down"}] * 2
+    assert set(found["slices"][1]["up"]) == {"share_used", "mbps"}
+    again = json.loads(airserve(home, "simulate", file, "--seconds", "10", "--seed", "1", "--json").stdout)
+    assert again["services"] == found["services"]
+
+
+def test_schema_is_json(home):
+    assert "properties" in json.loads(airserve(home, "schema").stdout)
+
+
+def test_a_closed_pipe_is_quiet(home):
+    run = subprocess.run(
+        f"{sys.executable} -m airserve.cli schema | head -1",
+        shell=True, capture_output=True, text=True, check=False, env={**os.environ, "AIRSERVE_HOME": str(home)},
+    )  # fmt: skip
+    assert run.stdout == "{\n"
+    assert run.stderr == ""

@@ -1,0 +1,75 @@
+"""The README is a test: its commands and its Python run as they stand, in a home of their own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAY_MISS = {
+    "drive": {0, 1, 4},
+    "report": {0, 1, 4},
+}  # a busy machine may break a promise, or the run; never the command
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    subprocess.run(
+        [sys.executable, "-m", "airserve.cli", "down", "digits"], cwd=ROOT, env=environment(home), check=False
+    )
+
+
+def environment(home):
+    return {**os.environ, "AIRSERVE_HOME": str(home), "COLUMNS": "100"}
+
+
+def commands():
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    return [line for line in lines if line.startswith("airserve ")]
+
+
+def test_the_steps_run(home):
+    assert len(commands()) >= 10
+    for line in commands():
+        verb, *rest = shlex.split(line)[1:]
+        run = subprocess.run(
+            [sys.executable, "-m", "airserve.cli", verb, *rest],
+            cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert run.returncode in MAY_MISS.get(verb, {0}), f"{line}\n{run.stdout}\n{run.stderr}"
+        assert "Traceback" not in run.stdout + run.stderr
+    assert (home / "run/digits/report.html").stat().st_size > 10_000
+
+
+def test_the_python_runs(home):
+    for block in blocks("python"):
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert "p99" in run.stdout
+
+
+def test_the_make_targets_exist():
+    made = (ROOT / "Makefile").read_text()
+    targets = [word for block in blocks("sh") for word in re.findall(r"^make (\w+)", block, re.MULTILINE)]
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", made, re.MULTILINE)
+
+
+def test_its_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
