@@ -2,6 +2,8 @@
 
 A cut is a tensor that alone is live in topological order. What hangs on constants alone is not live: initialisers,
 and in a QDQ graph the weights' DequantizeLinear. Both halves get their own copy of the constants that they use.
+Raw, the two make what the whole makes; only at a float inside a QDQ pair an engine fuses other nodes and may round a
+value one step away, and those cuts are shadowed by the uint8 beside them.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
     ways = outs[0] if len(outs) == 1 else f"{', '.join(outs[:-1])} or {outs[-1]}"
     return (
         f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest with "
-        f"{verdict.value_ms:.3g} ms {head}, of which {named(network, service, span)} takes {ms:.3g} ms; "
+        f"{verdict.value_ms:.3g} ms {head}, {ms:.3g} ms of it {named(network, service, span)}; "
         f"it would hold with {ways}."
     )
 
