@@ -4,6 +4,12 @@
     ├── model.ModelError          a model or samples that cannot be used as asked
     ├── arrivals.ArrivalError     an arrival law that cannot be followed
     ├── place.DescriptionError    a description that cannot be used
+    ├── registry.NotRegistered    a model that the registry does not have
+    ├── learn.tasks.TaskError     data that are not on this machine
+    ├── network.radio.TraceError  a radio trace that is not there
+    ├── place.PlanError           a pin or a model that no plan can have
+    ├── place.DeploymentError     a deployment that cannot be made or does not start
+    ├── serve.DriveError          a run that could not be made
     └── Unknown                   a name that does not exist, with what is near
 
 Every room derives its own from `UserError`; the command line prints the sentence and no traceback.

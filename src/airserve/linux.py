@@ -11,7 +11,11 @@ import os
 import resource
 import select
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -37,6 +41,27 @@ def run_as_others() -> None:
     """Back from SCHED_FIFO to the ordinary class, for work that nobody waits for."""
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@contextmanager
+def cores_awake() -> Iterator[str]:
+    """Keep a virtual machine's processors from halting: a loop of class SCHED_IDLE on each, which gives way to all.
+
+    A halted virtual processor is handed back to the host and wakes milliseconds late (99th percentile of a 0.5 ms
+    timer here: 2.7 ms, with the loops 0.08 ms). Gives what was done, in words; on bare metal nothing is.
+    """
+    if " hypervisor" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        yield "bare metal: cores sleep as they like"
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "airserve.linux"]
+    loops = [subprocess.Popen([*command, str(core), str(os.getpid())]) for core in cores]
+    try:
+        yield f"{len(cores)} virtual cores kept awake by loops of class SCHED_IDLE"
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def wait(epoll: select.epoll, until_s: float | None) -> list[tuple[int, int]]:
@@ -88,3 +113,15 @@ def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def _stay_awake(core: int, parent: int) -> None:
+    die_with_parent(parent)
+    os.sched_setaffinity(0, {core})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while True:
+        pass
+
+
+if __name__ == "__main__":
+    _stay_awake(int(sys.argv[1]), int(sys.argv[2]))

@@ -345,22 +345,23 @@ def test_an_answer_without_account_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("late_ms", "driver_ms", "overruns", "unexplained", "said"),
+    ("late_ms", "driver_ms", "over_ms", "unexplained", "said"),
     [
         (5.1, 0.1, 0, 0, "the relay released 5.1 ms late"),
         (0.1, 5.1, 0, 0, "the driver sent 5.1 ms late"),
-        (0.1, 0.1, 2, 0, "2 of 100 computations"),
+        (0.1, 0.1, 5.1, 0, "m computed 5.1 ms longer than on the emulated site"),
         (0.1, 0.1, 0, 1, "1 of 100 answers"),
-        (5.0, 5.0, 1, 0, ""),
+        (5.0, 5.0, 5.0, 0, ""),
     ],
 )
 def test_when_a_run_does_not_count(
-    late_ms: float, driver_ms: float, overruns: int, unexplained: int, said: str
+    late_ms: float, driver_ms: float, over_ms: float, unexplained: int, said: str
 ) -> None:
     deployment, _, _ = over_air("air")
     zeros = np.zeros(100)
     asked = Asked(zeros, zeros, zeros, zeros, zeros, zeros)
-    why = driving._why_invalid(deployment, [asked], late_ms, driver_ms, overruns, unexplained)
+    over = {asker.service: over_ms for asker in deployment.askers}
+    why = driving._why_invalid(deployment, [asked], late_ms, driver_ms, over, unexplained)
     assert why.startswith(said) if said else why == ""
 
 
@@ -371,7 +372,7 @@ def test_a_run_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     )
     made = Drive(
         {"m": readings}, {"m": Score("accuracy", 0.5, 2)}, {"m": 2}, {"m": 1}, {"m": 1}, {"m": {"it broke": 1}},
-        3.0, 4, 0.1, 0.2, 0, False, "it is a test.", {"driver": "SCHED_OTHER"},
+        3.0, 4, 0.1, 0.2, 0, {"m": 0.0}, False, "it is a test.", {"driver": "SCHED_OTHER"},
         {"all": {"up": Used(0.5, 1.0, (0.4, 0.6)), "down": Used(0.0, 0.0, ())}},
     )  # fmt: skip
     with pytest.raises(DriveError, match="holds no run"):

@@ -28,6 +28,7 @@ DISTURBED = 1.5  # of the quickest tenth: beyond it somebody else had the core's
 CHANNEL_VALUES = (
     4000  # of a channel in the calibration rows: with fewer its range is unknown, and the tensor's is taken
 )
+APART_S = 0.01  # between runs of a whole, as requests come: back to back a small graph takes a third of that
 SIZED_ROWS = 16  # rows of samples whose bytes are measured at a cut
 SCORED_ROWS = 1000  # of samples, at most, behind a score
 HOST = "127.2.0.1:7801"
@@ -96,7 +97,7 @@ def measure(
         for answer in answers
     ]  # fmt: skip
     nothing = np.zeros(0)
-    passes = [timed(engine.run, rows[0]) for _ in range(2)]
+    whole_s = min((timed(engine.run, rows[0], APART_S) for _ in range(2)), key=np.median)
     ways = [Way("none", "", None, None, nothing, nothing, nothing, nothing, 0.0, 0.0, 0.0)]
     raw = [list(zip(model.signature.inputs, row, strict=True)) for row in rows]
     sent = _sent(model, raw, answers[0], samples is not None)
@@ -112,10 +113,9 @@ def measure(
         head, tail = (Engine(half) for half in files)
         head_mb, tail_mb = ((len(half) + working) / 1e6 for half in files)
         turns = [(head.run, rows[0]), (tail.run, head.run(rows[0])), (engine.run, rows[0])]
-        head_s, tail_s, whole_s = timed_in_turn(turns)
-        # A busy machine slows all three alike: kept by the whole's seconds, and multiplied by them when they are known.
-        head_s, tail_s = head_s / np.median(whole_s), tail_s / np.median(whole_s)
-        passes.append(whole_s)
+        head_s, tail_s, beside_s = timed_in_turn(turns)
+        # A busy machine slows all three alike, so only their ratios count: the whole's seconds stand for a quiet one.
+        head_s, tail_s = head_s / np.median(beside_s), tail_s / np.median(beside_s)
         named = replace(head.signature.outputs[0], shape=(-1, *cut.shape))
         sent = _sent(model, [[(named, x)] for x in tensors[i]], answers[0], samples is not None)
         ways.append(Way(cut.name, "raw", cut, None, head_s, tail_s, **sent, head_mb=head_mb, tail_mb=tail_mb))
@@ -126,7 +126,6 @@ def measure(
             scaled = Way(cut.name, "int8", cut, scale, head_s, tail_s, **sent)
             ways.append(replace(scaled, head_mb=head_mb, tail_mb=tail_mb))
     against = 1.0 if model.digest == parent.digest else against_s(engine.run, Engine(parent.path).run, rows[0])
-    whole_s = min(passes, key=lambda one: float(np.median(one)))
     by_cut = {cut.name: tensors[i][0] for i, cut in enumerate(found)}
     ways = [_in_seconds(way, whole_s, by_cut.get(way.cut)) for way in ways]
     metric, score, before, scored = measured_score(model, parent, engine, samples)
@@ -156,12 +155,12 @@ def _in_seconds(way: Way, whole_s: Array, x: Array | None) -> Way:
     return replace(way, head_s=way.head_s * quiet_s + encode_s, tail_s=way.tail_s * quiet_s + decode_s)
 
 
-def timed(run: Run, inputs: Sequence[Array]) -> Array:
+def timed(run: Run, inputs: Sequence[Array], apart_s: float = 0.0) -> Array:
     """Seconds of single runs, shape (n,), after a warm-up of two, as an undisturbed thread has them."""
-    return timed_in_turn([(run, inputs)])[0]
+    return timed_in_turn([(run, inputs)], apart_s)[0]
 
 
-def timed_in_turn(runs: Sequence[tuple[Run, Sequence[Array]]]) -> list[Array]:
+def timed_in_turn(runs: Sequence[tuple[Run, Sequence[Array]]], apart_s: float = 0.0) -> list[Array]:
     """Seconds of single runs of each, shape (n,): run in turn, so that all have the same moments.
 
     The engine computes on the calling thread. Where a run's wall time passes its CPU time by a tenth, somebody else
@@ -170,10 +169,11 @@ def timed_in_turn(runs: Sequence[tuple[Run, Sequence[Array]]]) -> list[Array]:
     seconds = np.empty((RUNS[1], len(runs)))
     for run, inputs in [*runs, *runs]:
         run(inputs)
-    ends = time.perf_counter() + RUN_FOR_S
+    ends = time.perf_counter() + RUN_FOR_S + RUNS[0] * apart_s
     done = 0
     while done < RUNS[0] or (done < RUNS[1] and time.perf_counter() < ends):
         for k, (run, inputs) in enumerate(runs):
+            time.sleep(apart_s)
             t0, c0 = time.perf_counter(), time.thread_time()
             run(inputs)
             c1, t1 = time.thread_time(), time.perf_counter()
@@ -306,7 +306,8 @@ def decode_s(samples: Samples | None) -> Array:
     if samples is None or not samples.encoded:
         return np.zeros(0)
     decode = PREPROCESS[_function(samples.media)][1]
-    return np.concatenate([timed(decode, [np.array([data], dtype=object)])[:8] for data in samples.encoded[:8]])
+    pictures = [np.array([data], dtype=object) for data in samples.encoded[:8]]
+    return np.concatenate([timed(decode, [picture], APART_S)[:8] for picture in pictures])
 
 
 def _function(media: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, final
 from airserve.model import Array, Run
 
 T = TypeVar("T")
+NICE = 5  # of the worker threads, below the loop's
 QUEUE_LIMIT = 4096  # requests that wait; beyond it a client is told at once and not after its deadline
 PR_SET_TIMERSLACK = 29
 
@@ -64,15 +66,14 @@ class Padded:
         for run, padded_s in self._steps:
             values = run(values)
             before_s, now_s = now_s, time.monotonic()
-            took_s = now_s - before_s
-            if padded_s is not None and took_s > padded_s:
-                with self._lock:
-                    self.overruns += 1
-                    self.worst_overrun_s = max(self.worst_overrun_s, took_s - padded_s)
-            needed_s += max(took_s, padded_s or 0.0)
+            needed_s += now_s - before_s if padded_s is None else padded_s
         # One sleep for all steps, so that the lateness of waking up is paid once.
-        if (left_s := begun_s + needed_s - time.monotonic()) > 0:
+        if (left_s := begun_s + needed_s - now_s) > 0:
             time.sleep(left_s)
+        elif left_s < 0:
+            with self._lock:
+                self.overruns += 1
+                self.worst_overrun_s = max(self.worst_overrun_s, -left_s)
         return values
 
 
@@ -125,6 +126,8 @@ class Workers:
     def _work(self) -> None:
         if sys.platform == "linux":  # by default a sleep may end 50 us late so that the kernel can join wake-ups
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+            # The loop takes in and answers requests in microseconds; it is not to wait for a core behind an engine.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (job := self._jobs.get()) is not None:
             job.started_s = time.monotonic()
             job.late = job.started_s > job.deadline_s
