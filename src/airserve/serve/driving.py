@@ -28,7 +28,7 @@ from airserve.serve.asking import Asked, Voice, ask, schedule
 from airserve.serve.joining import join
 
 PRIORITY = 5  # of SCHED_FIFO: below the relay, for the air comes first
-LATE = 0.1  # of a promise: where the 99th percentile of what this machine adds is more, the run is invalid
+LATE = 0.1  # of a promise: where what this machine adds is more, at the percentile, the run is invalid
 UNEXPLAINED = 0.001  # of the answered requests: where more have no account of their time, the run is invalid
 LOG_S = 5.0  # to wait for the relay's log; it is written each second
 DOWN, UP = 0, 1
@@ -71,7 +71,7 @@ class Drive:
     lateness_ms_p99: float  # of the relay's releases, in this run
     driver_lateness_ms_p99: float  # from the intended send time to the actual; it is in the Readings
     overruns: int  # computations longer than those of the emulated site
-    overrun_ms_p99: dict[str, float]  # by how much, over all requests of a service
+    overrun_ms: dict[str, float]  # by how much, at the percentile of each service's promise
     valid: bool
     invalid_why: str
     scheduling: dict[str, str] = field(default_factory=dict)  # what relay, driver and cores obtained
@@ -202,7 +202,7 @@ def measure(
         lateness_ms_p99=lateness_ms,
         driver_lateness_ms_p99=driver_ms,
         overruns=overruns,
-        overrun_ms_p99=overrun_ms,
+        overrun_ms=overrun_ms,
         valid=not why,
         invalid_why=why,
         scheduling=scheduling,
@@ -249,7 +249,7 @@ def _why_invalid(
         promise_ms, over_ms = asker.promise.latency_ms, overrun_ms[asker.service]
         if over_ms > LATE * promise_ms:
             why.append(
-                f"{asker.service} computed {over_ms:.1f} ms longer than on the emulated site at the 99th percentile, "
+                f"{asker.service} computed {over_ms:.1f} ms longer than on the emulated site at its percentile, "
                 f"more than {100 * LATE:.0f} % of its promise ({promise_ms:g} ms): this machine is too busy."
             )
     if unexplained > UNEXPLAINED * answered:
@@ -258,7 +258,7 @@ def _why_invalid(
 
 
 def _overrun_ms(deployment: Deployment, asker: Asker, readings: Readings) -> float:
-    """99th percentile, over all requests of a service, of how much longer they computed than the emulated sites."""
+    """How much longer a service's requests computed than the emulated sites would, at its promise's percentile."""
     over_ms = np.zeros(len(readings.sent_s))
     for k, span in enumerate(readings.spans):
         processes = [one for one in deployment.processes if one.site == span.site]
@@ -266,7 +266,8 @@ def _overrun_ms(deployment: Deployment, asker: Asker, readings: Readings) -> flo
         steps = next(served).functions if span.kind == "compute" else ()
         if steps and all(step.padded_s is not None for step in steps):
             over_ms += np.maximum(readings.ms[:, k] - 1e3 * sum(step.padded_s or 0.0 for step in steps), 0.0)
-    return float(np.percentile(over_ms[np.isfinite(over_ms)], 99)) if np.isfinite(over_ms).any() else 0.0
+    known = over_ms[np.isfinite(over_ms)]
+    return float(np.percentile(known, asker.promise.percentile)) if len(known) else 0.0
 
 
 def _lateness_ms(deployment: Deployment, log: Array) -> float:
