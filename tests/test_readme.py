@@ -1,5 +1,6 @@
 """The README is a test: its commands and its Python run as they stand, in a home of their own."""
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVICE = {
+    "name", "model", "variant", "cut", "sites", "slice", "promise_ms", "percentile", "predicted_ms",
+    "predicted_interval_ms", "measured_ms", "measured_interval_ms", "sent", "answered", "failed", "score", "why",
+    "runners_up", "max_devices", "kept",
+}  # fmt: skip
 MAY_MISS = {
     "drive": {0, 1, 4},
     "report": {0, 1, 4},
@@ -50,6 +56,27 @@ def test_the_steps_run(home):
         assert run.returncode in MAY_MISS.get(verb, {0}), f"{line}\n{run.stdout}\n{run.stderr}"
         assert "Traceback" not in run.stdout + run.stderr
     assert (home / "run/digits/report.html").stat().st_size > 10_000
+    (service,) = reported(home)["services"]
+    assert service["sent"] == service["answered"] + service["failed"] > 300
+    assert set(service) >= SERVICE
+    for column in ("median_ms", "slow_ms", "predicted_slow_ms"):  # whole requests: their spans add up to latencies
+        assert sum(row[column] or 0 for row in service["waterfall"]) > 1
+    median = sum(row["median_ms"] or 0 for row in service["waterfall"])
+    assert median == pytest.approx(service["measured_p50_ms"], rel=0.05)
+    assert service["score"]["metric"] == "accuracy"
+    assert 0.9 < service["score"]["value"] <= 1
+
+
+def reported(home):
+    """What `airserve report --json` says: the shape that programs rely on."""
+    run = subprocess.run(
+        [sys.executable, "-m", "airserve.cli", "report", "digits", "--json"],
+        cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    found = json.loads(run.stdout)
+    assert {"services", "slices", "emulation", "valid", "lateness_ms_p99"} <= set(found)
+    assert {"name", "up", "down"} <= set(found["slices"][0])
+    return found
 
 
 def test_the_python_runs(home):

@@ -52,7 +52,9 @@ def contents(
         "duration_s": seconds,
         "seed": drive.seed if drive else None,
         "plan": {"seconds": round(plan.seconds, 2), "headroom": plan.headroom, "limits": list(plan.limits)},
-        "emulation": emulation(factory, plan) if drive else ["everything: no packet was sent, the twin computed this"],
+        "emulation": [*emulation(factory, plan), *_obtained(drive)]
+        if drive
+        else ["everything: no packet was sent, the twin computed this"],
         "shared": SHARED,
         "not_shared": NOT_SHARED,
         "services": services,
@@ -120,6 +122,11 @@ def emulation(factory: Factory, plan: Plan) -> list[str]:
     return lines
 
 
+def _obtained(drive: Drive) -> list[str]:
+    """On what scheduling the run was measured."""
+    return [f"{who}: {what}" for who, what in drive.scheduling.items()]
+
+
 def _service(service: Service, choice: Choice, predicted: Readings, drive: Drive | None) -> dict[str, Any]:
     chosen, promise = choice.chosen, choice.promise
     said: dict[str, Any] = {
@@ -138,9 +145,9 @@ def _service(service: Service, choice: Choice, predicted: Readings, drive: Drive
         "predicted_ms": _number(choice.predicted_ms),
         "predicted_interval_ms": _pair(choice.predicted_interval_ms),
         "cost": _number(choice.cost),
-        "why": choice.why,
+        "why": choice.why + (_against_simple(choice.predicted_ms, choice) if len(chosen.sites) > 1 else ""),
         "refused": list(choice.refused),
-        "runners_up": [_runner_up(one) for one in choice.runners_up],
+        "runners_up": [_runner_up(one, choice) for one in choice.runners_up],
         "max_devices": choice.max_devices,
         "binds": choice.binds,
         "capacity": {
@@ -193,8 +200,28 @@ def _unmeasured(choice: Choice) -> dict[str, Any]:
     return {**dict.fromkeys(empty), "kept": choice.kept, "over_time": None, "worst": []}
 
 
-def _runner_up(one: RunnerUp) -> dict[str, Any]:
+def _against_simple(cut_ms: float, choice: Choice) -> str:
+    """A cut has to beat the better of the device alone and sending the input; by how much it does, or does not."""
+    known = [(choice.predicted_ms, choice.chosen), *((one.predicted_ms, one.candidate) for one in choice.runners_up)]
+    simple = [
+        (ms, one) for ms, one in known
+        if one.cut in ("none", "input") and np.isfinite(ms) and _right_enough(one, choice.promise)
+    ]  # fmt: skip
+    if not simple or not np.isfinite(cut_ms):
+        return ""
+    ms, best = min(simple, key=lambda pair: pair[0])
+    return f"; {abs(cut_ms - ms):.3g} ms {'less' if cut_ms < ms else 'more'} than the best without a cut ({best.label})"
+
+
+def _right_enough(one: Candidate, promise: Promise) -> bool:
+    if promise.max_accuracy_drop is None or one.score is None or one.before is None:
+        return True
+    return one.before - one.score <= promise.max_accuracy_drop
+
+
+def _runner_up(one: RunnerUp, choice: Choice) -> dict[str, Any]:
     candidate = one.candidate
+    cut = candidate.cut not in ("none", "input")
     return {
         "label": candidate.label,
         "variant": candidate.variant,
@@ -206,7 +233,7 @@ def _runner_up(one: RunnerUp) -> dict[str, Any]:
         "judged_by": one.judged_by,
         "cost": _number(one.cost),
         "score": candidate.score,
-        "why": one.why,
+        "why": one.why + (_against_simple(one.predicted_ms, choice) if cut else ""),
         "gain_ms": _number(one.gain_ms),
     }
 
