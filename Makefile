@@ -58,12 +58,12 @@ $(VENV)/bin/python:
 
 $(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml
 	$(STEP) "set-up: installing airserve (torch 2.13.0 and more; some minutes the first time)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[learn]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp pyproject.toml
 	$(STEP) "set-up: installing what the tests need"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[learn,dev]'
 	@touch $@
 
 clean:  ## remove the environment and everything made

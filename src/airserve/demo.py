@@ -18,6 +18,7 @@ from airserve.learn.importing import import_pretrained
 from airserve.learn.tasks import TaskError
 from airserve.learn.training import train
 from airserve.model import Model
+from airserve.network.warming import warm
 from airserve.place.deployment import down, up, wanted
 from airserve.place.description import Factory, Pin, read
 from airserve.place.plan import Candidate, Plan
@@ -29,7 +30,7 @@ from airserve.web.contents import contents, keep
 from airserve.web.report import save as save_page
 
 FACTORY = Path("examples/factory/factory.yaml")
-WARMING = "airserve.network.warming"  # compiles the MAC on the other core while models are made
+WARMING, BESIDE = "airserve.network.warming", "airserve.demo"  # what the other core does while a net is trained
 TRAINED, FALLBACK, PRETRAINED = "fashion-mnist", "digits", "efficientnet-lite0"
 
 
@@ -44,13 +45,14 @@ def run(
     registry, name = Registry(), (file or FACTORY).stem
     factory = read(file or FACTORY)
     remarks: list[str] = []
-    warming = subprocess.Popen([sys.executable, "-m", WARMING])
+    quiet = subprocess.DEVNULL  # what fails there is done again here, and says why
+    other = subprocess.Popen([sys.executable, "-m", WARMING if file else BESIDE], stdout=quiet, stderr=quiet)
     try:
         if file is None:
-            factory, remarks = _models(factory, registry, fresh, console)
-        warming.wait()
+            factory, remarks = _models(factory, registry, fresh, console, other)
+        other.wait()
     finally:
-        warming.kill()
+        other.kill()
     with step(console, "profile", "seconds and bytes of every candidate on this machine"):
         profile(factory, registry=registry, fresh=fresh)
     with step(console, "plan", "the cheapest way that keeps every promise, judged by the twin"):
@@ -84,7 +86,9 @@ def step(console: Console, verb: str, text: str) -> Iterator[None]:
     console.print(f"           [dim]{time.monotonic() - began_s:.1f} s[/]", highlight=False)
 
 
-def _models(factory: Factory, registry: Registry, fresh: bool, console: Console) -> tuple[Factory, list[str]]:
+def _models(
+    factory: Factory, registry: Registry, fresh: bool, console: Console, other: subprocess.Popen[bytes]
+) -> tuple[Factory, list[str]]:
     """The factory's models: trained here, imported with published weights, and int8 of both."""
     remarks = []
     with step(console, "train", f"resnet8 for {TRAINED}"):
@@ -95,6 +99,7 @@ def _models(factory: Factory, registry: Registry, fresh: bool, console: Console)
             console.print(f"   {remarks[0]}", highlight=False)
             trained = train("resnet8", FALLBACK, registry=registry, fresh=fresh)
     _say(console, trained)
+    other.wait()  # it has imported and compressed already
     with step(console, "import", f"{PRETRAINED} with its published ImageNet weights"):
         imported = import_pretrained(PRETRAINED, registry=registry)
     _say(console, imported)
@@ -154,3 +159,14 @@ def _pinned(factory: Factory, made: Plan) -> Factory | None:
 
 def _is_cut(candidate: Candidate) -> bool:
     return candidate.cut not in ("none", "input")
+
+
+def beside() -> None:
+    """What needs no trained net, on the other core: compile the MAC, import and compress what comes with weights."""
+    warm()
+    registry = Registry()
+    compress(import_pretrained(PRETRAINED, registry=registry), "int8", registry=registry, progress=False)
+
+
+if __name__ == "__main__":
+    beside()
