@@ -40,7 +40,7 @@ MISTAKES = [
     (["drive"], "no deployment yet"),
     (["report", "nothing"], "nothing"),
     (["traces", "inf-xx"], "inf-xx"),
-    (["drive", "--seconds", "soon"], "not a valid float"),
+    (["drive", "--seconds", "soon"], "Invalid value for '--seconds'"),
 ]
 
 
