@@ -21,9 +21,6 @@ from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tappe
 RUNS = (12, 64)  # at least and at most, of each graph; the whole is run as often beside every cut
 RUN_FOR_S = 0.1  # how long a graph is run, once it has run often enough
 UNDISTURBED = 1.1  # wall over CPU time: beyond it the thread had lost the processor
-DISTURBED = 1.1  # wall over CPU time: beyond it the thread had lost the processor
-NOISY = 1.25  # of the whole's seconds: halves that take longer together are measured again, up to TRIES times
-TRIES = 2
 DISTURBED = 1.5  # of the quickest tenth: beyond it somebody else had the core's other thread, its cache, or the core
 CHANNEL_VALUES = (
     4000  # of a channel in the calibration rows: with fewer its range is unknown, and the tensor's is taken
