@@ -29,11 +29,11 @@ HALL = Network.model_validate(
 
 
 def demo() -> list[Flow]:
-    """The demo's load: 20 sensors that send 1.1 kB, 10 cameras that send a JPEG of 14.5 kB."""
+    """The demo's load: 20 sensors that send 1.1 kB, 8 cameras that send a JPEG of 14.5 kB."""
     answers = np.arange(200, 4001, 200)
     inspect = Flow("inspect", "control", 20, 5.0, site="mast", bytes_up=[1100], bytes_down=answers, site_seconds=[3e-4])
     recognise = Flow(
-        "recognise", "video", 10, 2.0, site="mast", bytes_up=[14_500], bytes_down=answers, site_seconds=[6e-3]
+        "recognise", "video", 8, 1.0, site="mast", bytes_up=[14_500], bytes_down=answers, site_seconds=[6e-3]
     )
     return [inspect, recognise]
 
@@ -54,7 +54,7 @@ def main() -> None:
     twin.run(HALL, demo(), until_s=1, seed=0)
     ready_s = time.process_time() - began_s
     loads = {
-        "demo: 20 sensors, 10 cameras": demo(),
+        "demo: 20 sensors, 8 cameras": demo(),
         "100 devices, 20 + 1 Mbit/s": hundred(20, 1),
         "100 devices, 25 + 100 Mbit/s": hundred(25, 100),
         "100 devices, 80 + 80 Mbit/s": hundred(80, 80),
