@@ -29,7 +29,7 @@ try:
 except ModuleNotFoundError as error:
     raise UserError(f"training needs the package {error.name}: `pip install 'airserve[learn]'`.") from None
 
-RECIPE = 1  # raise it when a change of this file or of a net would train another Model from the same settings
+RECIPE = 2  # raise it when a change of this file or of a net would train another Model from the same settings
 PATIENCE = 5  # epochs without a better validation loss after which training stops
 WARMUP = 0.2  # part of the steps in which the learning rate rises
 

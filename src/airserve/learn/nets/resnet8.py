@@ -27,9 +27,8 @@ def build(config: Config, shape: tuple[int, ...], classes: int) -> nn.Module:
 class ResNet8(nn.Module):
     def __init__(self, channels: int, width: int, classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        # No norm behind the first convolution: its input is normalised, and the norm would take a tenth of the time.
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True))
         self.block1 = Block(width, width, stride=1)
         self.block2 = Block(width, 2 * width, stride=2)
         self.block3 = Block(2 * width, 4 * width, stride=2)
