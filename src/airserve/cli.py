@@ -57,18 +57,21 @@ def rows(columns: list[str], lines: list[list[Any]], title: str | None = None) -
 
 @app.command()
 def train(
-    net: Annotated[str, typer.Argument(help="A net, with settings if wanted: resnet8,width=32")],
-    task: Annotated[str, typer.Argument(help="A task: fashion-mnist, mnist, digits.")],
-    seed: Seed = 0,
+    net: Annotated[str, typer.Argument(help="A net, with settings if wanted: resnet8,width=32; or a recipe.yaml")],
+    task: Annotated[
+        str | None, typer.Argument(help="A task: fashion-mnist, digits, tweets; a recipe has its own.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is random; 0, or what the recipe says.")] = None,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Train a net for a task: from data to a Model in the registry."""
+    from airserve.learn.recipe import choose
     from airserve.learn.training import train as learn
     from airserve.registry import Registry
 
-    model = learn(net, task, seed=seed, registry=Registry(), fresh=fresh, progress=not as_json)
-    _model(model, as_json)
+    net, task, seed = choose(net, task, seed)
+    _model(learn(net, task, seed=seed, registry=Registry(), fresh=fresh, progress=not as_json), as_json)
 
 
 @app.command(name="import")

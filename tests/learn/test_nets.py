@@ -10,6 +10,7 @@ from PIL import Image
 
 from airserve.catalog import nets
 from airserve.learn.exporting import export
+from airserve.learn.nets import Form
 from airserve.learn.tasks import photos
 from airserve.model import Engine, ModelError
 
@@ -24,7 +25,7 @@ def parameters(net: Any) -> int:
 def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     torch.manual_seed(0)
     shape = SHAPES.get(name, (12, 12))
-    net = nets[name].build(nets[name].Config(), shape, 7)
+    net = nets[name].build(nets[name].Config(), Form(shape, 7))
     inputs = torch.randn(2, *shape)
     logits = net(inputs)
     assert logits.shape == (2, 7)
@@ -43,7 +44,7 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
     file.seek(0)
-    loaded = nets[name].build(nets[name].Config(), shape, 7)
+    loaded = nets[name].build(nets[name].Config(), Form(shape, 7))
     loaded.load_state_dict(torch.load(file, weights_only=True))
     with torch.no_grad():
         assert torch.equal(loaded.eval()(inputs), net.eval()(inputs))
@@ -52,24 +53,24 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
 def test_parameter_counts() -> None:
     """By hand from the layers' shapes."""
     mlp, resnet8 = nets["mlp"], nets["resnet8"]
-    assert parameters(mlp.build(mlp.Config(), (28, 28), 10)) == 784 * 128 + 128 + 128 * 10 + 10
+    assert parameters(mlp.build(mlp.Config(), Form((28, 28), 10))) == 784 * 128 + 128 + 128 * 10 + 10
 
     def block(inside: int, outside: int) -> int:
         return 9 * outside * (inside + outside) + 4 * outside + (inside * outside if inside != outside else 0)
 
     wanted = 9 * 16 + 16 + block(16, 16) + block(16, 32) + block(32, 64) + 64 * 10 + 10
-    assert parameters(resnet8.build(resnet8.Config(), (28, 28), 10)) == wanted == 77_546
+    assert parameters(resnet8.build(resnet8.Config(), Form((28, 28), 10))) == wanted == 77_546
     assert parameters(nets["efficientnet-lite0"].build(nets["efficientnet-lite0"].Config())) == 4_652_008
 
 
 def test_resnet8_takes_grey_and_colour_of_any_size() -> None:
     module = nets["resnet8"]
-    grey = module.build(module.Config(width=8), (9, 14), 3)
+    grey = module.build(module.Config(width=8), Form((9, 14), 3))
     assert grey(torch.zeros(2, 9, 14)).shape == (2, 3)
-    colour = module.build(module.Config(width=8), (8, 8, 3), 3)
+    colour = module.build(module.Config(width=8), Form((8, 8, 3), 3))
     assert colour(torch.zeros(2, 8, 8, 3)).shape == (2, 3)
     with pytest.raises(ModelError, match="resnet8 takes pictures, not inputs of shape"):
-        module.build(module.Config(), (20,), 3)
+        module.build(module.Config(), Form((20,), 3))
 
 
 def test_efficientnet_pads_as_its_weights_were_trained() -> None:

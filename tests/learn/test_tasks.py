@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from airserve.catalog import tasks
-from airserve.learn.tasks import Data, TaskError, digits, divide, fashion_mnist, mnist, photos
+from airserve.learn.tasks import Data, Split, TaskError, digits, divide, fashion_mnist, mnist, nearest_mean, photos
 from airserve.model import decode_jpeg
 
 
@@ -133,3 +134,27 @@ def test_photographs_are_crops_as_a_camera_sends_them() -> None:
 
 def test_the_catalog_lists_the_tasks() -> None:
     assert list(tasks) == ["digits", "fashion-mnist", "mnist", "photos"]
+
+
+def test_what_cannot_be_learnt_from_is_refused() -> None:
+    data = digits.load()
+    data.check()
+    empty = replace(data, validation=Split(data.test.inputs[:0], data.test.labels[:0]))
+    with pytest.raises(TaskError, match="the validation split of digits has 0 inputs and 0 labels"):
+        empty.check()
+    uneven = replace(data, test=Split(data.test.inputs, data.test.labels[:5]))
+    with pytest.raises(TaskError, match="the test split of digits has 360 inputs and 5 labels"):
+        uneven.check()
+    for wrong in (10, -1):
+        labels = data.train.labels.copy()
+        labels[7] = wrong
+        with pytest.raises(TaskError, match=f"label {wrong} of row 7 of the train split of digits is no class"):
+            replace(data, train=Split(data.train.inputs, labels)).check()
+
+
+def test_the_nearest_mean_is_that_of_a_loop() -> None:
+    data = digits.load()
+    rows, labels = data.train.inputs.astype(float), data.train.labels
+    means = [rows[labels == k].mean(axis=0) for k in range(10)]
+    found = [min(range(10), key=lambda k: ((x - means[k]) ** 2).sum()) for x in data.test.inputs.astype(float)]
+    assert nearest_mean(data).score == pytest.approx((np.array(found) == data.test.labels).mean())

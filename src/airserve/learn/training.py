@@ -1,54 +1,66 @@
 """Training: from a net and a task to a Model, in seven steps that follow in the order in which they run.
 
 preprocess, build, initialise, fit (the training itself), validate, test, export; `train` calls them. The last stands
-in exporting.py, for a net that comes with its weights is exported too.
+in exporting.py, for a net that comes with its weights is exported too. A net whose training differs says so in its
+own file, by a `loss` of its outputs.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from airserve.catalog import nets, tasks
 from airserve.errors import UserError
+from airserve.learn.metrics import Metric
+from airserve.learn.nets import Form
 from airserve.learn.progress import bar
-from airserve.learn.tasks import Data, Split, TaskError
-from airserve.model import Model, ModelError
+from airserve.learn.tasks import Baseline, Data, Split, TaskError
+from airserve.model import Array, Model, ModelError
 from airserve.registry import Registry
 
 try:
     import torch
-    import torch.nn.functional as F
     from lightning_fabric import Fabric
     from torch import Tensor, nn
 
+    from airserve.learn.checkpoints import Checkpoint
+    from airserve.learn.curves import draw
     from airserve.learn.exporting import export
+    from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
+    from airserve.learn.optimizers import optimizer
+    from airserve.learn.recipe import Options, digest, read_net
 except ModuleNotFoundError as error:
     raise UserError(f"training needs the package {error.name}: `pip install 'airserve[learn]'`.") from None
 
-RECIPE = 2  # raise it when a change of this file or of a net would train another Model from the same settings
 PATIENCE = 5  # epochs without a better validation loss after which training stops
 WARMUP = 0.2  # part of the steps in which the learning rate rises
+PLAIN = Options()  # no option
+LOOK = 20  # steps after which the loss is looked at
 
 
 def train(
     net: str, task: str, *, seed: int = 0, registry: Registry, fresh: bool = False, progress: bool = True
 ) -> Model:
-    """The Model of a net for a task: "resnet8" or with parameters, "resnet8,width=32,epochs=8", and "fashion-mnist".
+    """The Model of a net for a task: "resnet8" or with settings, "resnet8,width=32,epochs=8", and "fashion-mnist".
 
-    A Model whose settings, data and seed are those of an earlier one comes from the registry, unless `fresh`.
+    A Model whose settings, data and seed are those of an earlier one comes from the registry, unless `fresh`. A
+    training that was killed goes on after its last whole epoch, to the same weights.
     The test split is touched once, after training. Raises `UserError` for a name, a parameter or data that is not.
     """
-    name, config = read_net(net)
+    name, config, options = read_net(net)
     data = load_task(task)
-    settings = {"net": name, **asdict(config), "task": task, "data": data.fingerprint, "seed": seed, "recipe": RECIPE}
-    recipe = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    recipe = digest(name, config, options, task, data.fingerprint, seed)
     if not fresh and (known := registry.trained(recipe)):
         return known
 
+    checkpoint = Checkpoint(registry.home / "checkpoints" / f"{recipe}.pt", recipe)
+    if fresh:
+        checkpoint.remove()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small nets: two OpenMP threads on a busy machine cost up to thirty times the time
     try:
@@ -56,22 +68,24 @@ def train(
             prepared = preprocess(data)
             module = build(name, config, prepared)
             fabric = launch(module)
-            learner = initialise(fabric, module, config, prepared, seed)
-            started_s = time.process_time()
-            curve = fit(fabric, learner, prepared, config, seed, progress)
-            cpu_s = time.process_time() - started_s
-            accuracy = test(fabric, learner, prepared)
-            graph = export(learner.module, prepared.mean, prepared.std, data.test.inputs)
+            learner = initialise(fabric, module, config, prepared, seed, options)
+            curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+            score = test(fabric, learner, prepared)
+            graph = export(
+                learner.module, prepared.mean, prepared.std, data.test.inputs, data.output, len(data.ids) == 1
+            )
     finally:
         torch.set_num_threads(threads)
-    return registry.register(
+    words = registry.store("\n".join(data.words).encode(), ".txt") if data.words else None
+    picture = registry.store(draw(f"{name} on {task}", curve, data.metric.name).encode(), ".svg")
+    model = registry.register(
         f"{name}-{data.short}",
         graph,
         samples=data.samples,
-        scores={"accuracy": accuracy},
+        scores={data.metric.name: score},
         lineage={
             "net": name,
-            "settings": asdict(config),
+            "settings": {**asdict(config), **options.stated()},
             "task": task,
             "classes": data.classes,
             "seed": seed,
@@ -81,37 +95,16 @@ def train(
             "parameters": sum(weight.numel() for weight in learner.module.parameters()),
             "precision": fabric._precision.precision,
             "torch": torch.__version__,
-            "cpu_s": round(cpu_s, 2),
+            "cpu_s": round(curve[-1]["cpu_s"], 2),
             "epochs": len(curve),
             "curve": curve,
+            "picture": f"{picture.parent.name}/{picture.name}",
+            "baseline": asdict(baseline(task, data, registry)),
+            **({"words": f"{words.parent.name}/{words.name}"} if words else {}),
         },
     )
-
-
-def read_net(net: str) -> tuple[str, Any]:
-    """The name and the Config of "resnet8,width=32,epochs=8". Raises `UserError` with what is near.
-
-    >>> name, config = read_net("mlp,hidden=32")
-    >>> name, config.hidden, config.epochs
-    ('mlp', 32, 8)
-    """
-    name, *parameters = net.split(",")
-    config = nets[name].Config()
-    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key not in kinds:
-            raise ModelError(f"{name} has no parameter {key!r}; it has {', '.join(kinds)}.")
-        try:
-            number = kinds[key](value)
-        except ValueError:
-            number = -1
-        if number <= 0:
-            raise ModelError(
-                f"{key}={value} of {name} is not a number above 0; {key} is {getattr(config, key)} by default."
-            )
-        config = replace(config, **{key: number})
-    return name, config
+    checkpoint.remove()
+    return model
 
 
 def load_task(task: str) -> Data:
@@ -122,45 +115,70 @@ def load_task(task: str) -> Data:
             f"{task} has no labels to train on; it gives samples to a net with published weights (`import`)."
         )
     data: Data = module.load()
+    data.check()
     return data
+
+
+def baseline(task: str, data: Data, registry: Registry) -> Baseline:
+    """What a Model of this task must beat on the test split; found once and remembered."""
+    key = f"baseline {task} {data.fingerprint}"
+    if known := registry.kept(key):
+        return Baseline(**known)
+    found: Baseline = tasks[task].baseline(data)
+    registry.keep(key, asdict(found))
+    return found
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task as tensors: inputs float32 of zero mean and unit variance over the train split, labels int64."""
+    """A task as tensors: numbers float32 of zero mean and unit variance over the train split, ids as they are."""
 
-    train: Sequence[Tensor]  # inputs (n, height, width), labels (n,)
+    train: Sequence[Tensor]  # inputs (n, ...), labels (n, ...)
     validation: Sequence[Tensor]
     test: Split
-    mean: float  # of the sensor's values
-    std: float
-    shape: tuple[int, ...]  # of one input
-    classes: int
+    mean: Any  # of the sensor's values: one number for pictures, one per column of a table, None for ids
+    std: Any
+    form: Form
     passes: int  # over the train split in an epoch
+    loss: str
+    metric: Metric
 
 
 def preprocess(data: Data) -> Prepared:
     """Step 1: the whole data in memory, normalised by what the train split says."""
-    mean, std = float(data.train.inputs.mean()), float(data.train.inputs.std())
+    mean: Any = None
+    std: Any = None
+    if data.train.inputs.dtype == np.float32:
+        mean, std = (torch.tensor(part) for part in (data.train.inputs.mean(axis=0), data.train.inputs.std(axis=0)))
+        std[std == 0] = 1.0  # a column that never changes
+    elif not data.ids:
+        mean, std = float(data.train.inputs.mean()), float(data.train.inputs.std())
 
     def tensors(split: Split) -> list[Tensor]:
-        return [(torch.tensor(split.inputs).float() - mean) / std, torch.tensor(split.labels)]
+        return [normalise(split.inputs, mean, std), torch.tensor(split.labels)]
 
+    form = Form(data.train.inputs.shape[1:], max(len(data.classes), 1), data.ids)
     return Prepared(
         tensors(data.train),
         tensors(data.validation),
         data.test,
         mean,
         std,
-        data.train.inputs.shape[1:],
-        len(data.classes),
+        form,
         data.passes,
+        data.loss,
+        data.metric,
     )
 
 
+def normalise(inputs: Array, mean: Any, std: Any) -> Tensor:
+    """What the sensor gives as what the net takes."""
+    return torch.tensor(inputs) if mean is None else (torch.tensor(inputs).float() - mean) / std
+
+
 def build(name: str, config: Any, prepared: Prepared) -> nn.Module:
-    """Step 2: the net for inputs of this shape and for so many classes."""
-    module: nn.Module = nets[name].build(config, prepared.shape, prepared.classes)
+    """Step 2: the net for inputs of this form and for so many outputs."""
+    module: nn.Module = nets[name].build(config, prepared.form)
     return module
 
 
@@ -177,16 +195,35 @@ def launch(module: nn.Module) -> Fabric:
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns: the net, wrapped for its device, and the rule that changes it."""
+    """What learns: the net, wrapped for its device, what it makes small, and the rule that changes it."""
 
     module: nn.Module
     wrapped: Any  # the same, in the precision and on the device of fabric
     optimizer: Any
     schedule: Any
+    loss: Loss = cross_entropy
+    options: Options = PLAIN
+
+    def state(self) -> dict[str, Any]:
+        """All that a later step depends on, the order of the rows aside."""
+        return {
+            "weights": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
 
 
-def initialise(fabric: Fabric, module: nn.Module, config: Any, prepared: Prepared, seed: int) -> Learner:
-    """Step 3: weights drawn from the seed, AdamW, and a learning rate that rises once and falls to nothing.
+def initialise(
+    fabric: Fabric, module: nn.Module, config: Any, prepared: Prepared, seed: int, options: Options = PLAIN
+) -> Learner:
+    """Step 3: weights drawn from the seed, an optimizer, and a learning rate that rises once and falls to nothing.
 
     One cycle (Smith and Topin 2017, arXiv:1708.07120); biases and norms do not decay.
     """
@@ -200,85 +237,145 @@ def initialise(fabric: Fabric, module: nn.Module, config: Any, prepared: Prepare
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.99), fused=True)
+    rule = optimizer(options.optimizer, groups, config.rate)
     steps = config.epochs * steps_per_epoch(prepared, config.batch)
 
     def rate(step: int) -> float:
         done = step / steps
         return max(done / WARMUP if done < WARMUP else (1 - done) / (1 - WARMUP), 0.01)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    wrapped, optimizer = fabric.setup(module, optimizer)
-    return Learner(module, wrapped, optimizer, schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(rule, rate)
+    wrapped, rule = fabric.setup(module, rule)
+    return Learner(module, wrapped, rule, schedule, choose_loss(module, prepared, options), options)
+
+
+def choose_loss(module: nn.Module, prepared: Prepared, options: Options) -> Loss:
+    """The net's own loss where it has one, otherwise the task's, with the weights and smoothing that are asked for."""
+    if hasattr(module, "loss"):
+        return module.loss
+    if prepared.loss != "cross-entropy":
+        return LOSSES[prepared.loss]
+    weights = class_weights(prepared.train[1], prepared.form.outputs, options.balance) if options.balance else None
+    return partial(cross_entropy, weights=weights, smoothing=options.smoothing)
 
 
 def fit(
-    fabric: Fabric, learner: Learner, prepared: Prepared, config: Any, seed: int, progress: bool
+    fabric: Fabric,
+    learner: Learner,
+    prepared: Prepared,
+    config: Any,
+    seed: int,
+    progress: bool,
+    checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, float]]:
     """Step 4: epochs over the train split in an order drawn from the seed; the best epoch's weights stay.
 
-    Returns the validation loss and accuracy after each epoch. Stops early when the loss has not improved for a while.
-    Raises `ModelError` when the loss is no number.
+    Returns loss, score on the validation split and CPU-seconds so far after each epoch. Stops early when the loss has
+    not improved for a while. With a checkpoint it goes on where an earlier run stopped.
+    Raises `ModelError` at the first step whose loss is no number; the checkpoint then holds the last whole epoch.
     """
     inputs, labels = (part.to(fabric.device) for part in prepared.train)
     order = torch.Generator().manual_seed(seed)
     steps = steps_per_epoch(prepared, config.batch)
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
-    with bar(progress, f"epoch 1 of {config.epochs}", config.epochs * steps) as report:
-        for epoch in range(config.epochs):
+    if checkpoint and (state := checkpoint.load()):
+        learner.restore(state)
+        order.set_state(state["order"])
+        curve, best = state["curve"], state["best"]
+    started_s = time.process_time() - (curve[-1]["cpu_s"] if curve else 0.0)
+    with bar(progress, f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps) as report:
+        report(f"epoch {len(curve) + 1} of {config.epochs}", len(curve) * steps)
+        for epoch in range(len(curve), config.epochs):
+            if exhausted(curve):
+                break
             learner.module.train()
             rows = torch.cat([torch.randperm(len(labels), generator=order) for _ in range(prepared.passes)])
             rows = rows.to(fabric.device)
-            total = torch.zeros((), device=fabric.device)
+            seen = torch.zeros(steps, device=fabric.device)
             for step in range(steps):
                 chosen = rows[step * config.batch : (step + 1) * config.batch]
-                total += take_step(fabric, learner, inputs[chosen], labels[chosen])
-                if step % 20 == 0:
-                    report(f"epoch {epoch + 1} of {config.epochs}  loss {total.item() / (step + 1):.3f}", 20)
-            loss, accuracy = validate(fabric, learner, prepared)
-            curve.append({"train_loss": total.item() / steps, "loss": loss, "accuracy": accuracy})
-            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}  accuracy {accuracy:.4f}", 0)
-            losses = [each["loss"] for each in curve]
-            if loss == min(losses):
+                seen[step] = take_step(fabric, learner, inputs[chosen], labels[chosen])
+                if step % LOOK == 0 or step == steps - 1:
+                    refuse_divergence(seen[: step + 1], epoch, curve, config.rate, checkpoint)
+                    report(f"epoch {epoch + 1} of {config.epochs}  loss {seen[: step + 1].mean():.3f}", LOOK)
+            loss, score = validate(fabric, learner, prepared)
+            spent_s = time.process_time() - started_s
+            name = prepared.metric.name
+            curve.append({"train_loss": seen.mean().item(), "loss": loss, name: score, "cpu_s": round(spent_s, 2)})
+            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}  {name} {score:.4f}", 0)
+            if loss == min(each["loss"] for each in curve):
                 best = {key: value.clone() for key, value in learner.module.state_dict().items()}
-            elif epoch - losses.index(min(losses)) >= PATIENCE:
-                break
+            if checkpoint and epoch + 1 < config.epochs:
+                checkpoint.save({**learner.state(), "order": order.get_state(), "curve": curve, "best": best})
     if not best:
-        raise ModelError(f"training diverged, its loss is {curve[-1]['loss']}: give a lower rate than {config.rate}.")
+        raise ModelError(f"training diverged, its validation loss is {curve[-1]['loss']}: lower rate={config.rate}.")
     learner.module.load_state_dict(best)
     return curve
 
 
+def exhausted(curve: Sequence[dict[str, float]]) -> bool:
+    """Whether the validation loss has not improved for `PATIENCE` epochs."""
+    losses = [each["loss"] for each in curve]
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
+
+
+def refuse_divergence(
+    seen: Tensor, epoch: int, curve: Sequence[dict[str, float]], rate: float, checkpoint: Checkpoint | None
+) -> None:
+    """Raises `ModelError` that names the first step of an epoch whose loss is no number."""
+    if torch.isfinite(seen[-LOOK:]).all():
+        return
+    step = int(torch.isfinite(seen).logical_not().nonzero()[0])
+    kept = f"; {checkpoint.path} holds epoch {len(curve)}" if checkpoint and curve else ""
+    raise ModelError(
+        f"training diverged, its loss is {seen[step].item()} at step {step + 1} of epoch {epoch + 1}: "
+        f"give a lower rate than {rate}, or clip=1{kept}."
+    )
+
+
 def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) -> Tensor:
-    """One step of the optimizer on a batch; the mean cross-entropy before it, in nats, shape ()."""
-    loss = F.cross_entropy(learner.wrapped(inputs), labels)
+    """One step of the optimizer on a batch, computed in parts if wanted; the mean loss before it, shape ()."""
+    options = learner.options
     learner.optimizer.zero_grad()
-    fabric.backward(loss)
+    total = torch.zeros((), device=inputs.device)
+    for part, wanted in zip(inputs.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True):
+        loss = learner.loss(learner.wrapped(part), wanted) * (len(wanted) / len(labels))
+        if options.lasso:
+            sizes = sum(weight.abs().sum() for weight in learner.module.parameters() if weight.ndim > 1)
+            loss = loss + options.lasso * sizes * (len(wanted) / len(labels))
+        fabric.backward(loss)
+        total += loss.detach()
+    if options.clip:
+        nn.utils.clip_grad_norm_(learner.module.parameters(), options.clip)
     learner.optimizer.step()
     learner.schedule.step()
-    return loss.detach()
+    return total
 
 
 def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, float]:
-    """Step 5: mean cross-entropy in nats and accuracy on the validation split."""
-    inputs, labels = prepared.validation
-    logits = answers(fabric, learner.wrapped, inputs)
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+    """Step 5: mean loss and score on the validation split."""
+    return judge(fabric, learner.wrapped, learner.loss, prepared.validation, prepared.metric)
 
 
 def test(fabric: Fabric, learner: Learner, prepared: Prepared) -> float:
-    """Step 6: accuracy on the test split, in float32 as the exported graph computes."""
-    inputs = (torch.tensor(prepared.test.inputs).float() - prepared.mean) / prepared.std
-    found = answers(fabric, learner.module, inputs).argmax(1)
-    return (found == torch.tensor(prepared.test.labels)).double().mean().item()
+    """Step 6: the score on the test split, in float32 as the exported graph computes."""
+    inputs = normalise(prepared.test.inputs, prepared.mean, prepared.std)
+    return judge(fabric, learner.module, learner.loss, [inputs, torch.tensor(prepared.test.labels)], prepared.metric)[1]
 
 
-def answers(fabric: Fabric, module: Any, inputs: Tensor, batch: int = 500) -> Tensor:
-    """Logits of all inputs, float32, shape (n, classes), in batches and without gradients."""
+def judge(
+    fabric: Fabric, module: Any, loss: Loss, rows: Sequence[Tensor], metric: Metric, batch: int = 500
+) -> tuple[float, float]:
+    """Mean loss and score of a module on rows, in batches and without gradients."""
     module.eval()
+    losses, scores = [], []
     with torch.inference_mode():
-        return torch.cat([module(part.to(fabric.device)).float().cpu() for part in inputs.split(batch)])
+        for part, wanted in zip(*(part.split(batch) for part in rows), strict=True):
+            outputs = module(part.to(fabric.device)).float().cpu()
+            losses.append(loss(outputs, wanted).item() * len(wanted))
+            scores.append(metric.of_rows(outputs.numpy(), wanted.numpy()))
+    return sum(losses) / len(rows[1]), metric.of_mean(float(np.concatenate(scores).mean()))
 
 
 def steps_per_epoch(prepared: Prepared, batch: int) -> int:

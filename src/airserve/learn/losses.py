@@ -1,0 +1,94 @@
+"""Losses: what training makes small, in nats where they are likelihoods; means over the rows of a batch."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs, targets -> ()
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean of the squared errors. Legendre 1805; Gauss 1809."""
+    return F.mse_loss(outputs, targets)
+
+
+def cross_entropy(
+    logits: Tensor, classes: Tensor, weights: Tensor | None = None, smoothing: float = 0.0, ignored: int = -100
+) -> Tensor:
+    """The mean of -log p(class), p the softmax of logits (..., classes).
+
+    `weights`, one per class, makes it a weighted mean, so that a rare class counts. `smoothing` gives that part of a
+    label's weight to all classes alike (Szegedy et al. 2016, arXiv:1512.00567). A class of `ignored` does not count.
+    """
+    return F.cross_entropy(logits.movedim(-1, 1), classes, weights, ignore_index=ignored, label_smoothing=smoothing)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -t log p - (1 - t) log(1 - p), p the logistic of the logit, t in 0 to 1."""
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) of each row, shape (n,). Kingma and Welling 2014, arXiv:1312.6114, B."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def negative_elbo(logits: Tensor, targets: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Minus the evidence lower bound: nats to describe a row's pixels in 0 to 1, and its latent's divergence.
+
+    Kingma and Welling 2014, equation 7 with one draw and Bernoulli pixels; (n, ...), (n, ...), (n, d), (n, d).
+    """
+    described = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).sum(1)
+    return (described + divergence(mean, log_variance)).mean()
+
+
+def discriminator(real: Tensor, made: Tensor) -> Tensor:
+    """What a discriminator loses by its logits for real rows and made ones. Goodfellow et al. 2014, arXiv:1406.2661."""
+    return F.softplus(-real).mean() + F.softplus(made).mean()
+
+
+def generator(made: Tensor) -> Tensor:
+    """What a generator loses by the discriminator's logits for its rows: -log D, which does not saturate (3)."""
+    return F.softplus(-made).mean()
+
+
+def connectionist(logits: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    """CTC: -log of the sum over all alignments, mean over rows. Graves et al. 2006, ICML.
+
+    Logits (n, time, symbols), symbol 0 blank; targets (n, longest), no 0 within `target_lengths`. A row whose target
+    fits in no alignment counts 0.
+    """
+    log_p = logits.log_softmax(-1).transpose(0, 1)
+    each = F.ctc_loss(log_p, targets, lengths, target_lengths, reduction="none", zero_infinity=True)
+    return each.mean()
+
+
+def distillation(
+    student: Tensor, teacher: Tensor, classes: Tensor, temperature: float = 4.0, weight: float = 0.9
+) -> Tensor:
+    """`weight` of the teacher's softened answer, the rest of the label. Hinton et al. 2015, arXiv:1503.02531.
+
+    The softened part is multiplied by the temperature squared, so that its gradient keeps its size.
+    """
+    soft = F.kl_div(
+        (student / temperature).log_softmax(-1),
+        (teacher / temperature).log_softmax(-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return weight * temperature**2 * soft + (1 - weight) * cross_entropy(student, classes)
+
+
+def class_weights(classes: Tensor, many: int, balance: float) -> Tensor:
+    """One weight per class, (rows / (classes x rows of the class)) ** balance: 0 for none, 1 so that all count alike.
+
+    >>> class_weights(torch.tensor([0, 0, 0, 1]), 2, 1.0).tolist()
+    [0.6666666865348816, 2.0]
+    """
+    rows = torch.bincount(classes.flatten(), minlength=many).clamp(min=1)
+    return (len(classes.flatten()) / (many * rows)) ** balance
+
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "squared-error": squared_error}  # what tasks ask for
