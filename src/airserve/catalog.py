@@ -53,7 +53,7 @@ class Catalog(Mapping[str, Any]):
 nets = Catalog("net", "airserve.learn.nets")
 tasks = Catalog("task", "airserve.learn.tasks")
 compressors = Catalog("compressor", "airserve.learn.compressors", "compress")
-slices = Catalog("slice policy", "airserve.network.slices", "allocate")
+slices = Catalog("slice policy", "airserve.network.slices")
 planners = Catalog("planner", "airserve.place.planners", "choose")
 sites = Catalog("site kind", "airserve.place.sites")
 protocols = Catalog("protocol", "airserve.serve.protocols")

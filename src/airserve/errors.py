@@ -7,6 +7,8 @@
     ├── registry.NotRegistered    a model that the registry does not have
     ├── learn.tasks.TaskError     data that are not on this machine
     ├── network.radio.TraceError  a radio trace that is not there
+    ├── network.slicing.PolicyError  a slice policy that cannot be used, or gave what it had not
+    ├── network.qos.QosError      a 5QI that is not standardised
     ├── place.PlanError           a pin or a model that no plan can have
     ├── place.DeploymentError     a deployment that cannot be made or does not start
     ├── serve.DriveError          a run that could not be made

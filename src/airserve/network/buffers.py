@@ -135,7 +135,7 @@ class Config(NamedTuple):
     slices: int
     prbs: int
     slot_s: float
-    policy: int  # which slice policy
+    policy: int  # address of the slice policy's code
     configured: bool  # uplink without scheduling requests and reports
     k1: int
     k2: int
@@ -159,7 +159,7 @@ class State(NamedTuple):
     record: Array  # RECORD (records,)
     calendar: Array  # int64 (slots,): list of the blocks with an event in a slot, a ring
     active: Array  # int64 (2, slices): list of the flows with something to grant
-    shares: Array  # int64 (3, slices): dedicated, min, max in PRBs
+    slices: Array  # slicing.SLICE (2, slices): by direction, what the slice policy sees
     pattern: Array  # SLOT (slots of the TDD pattern,)
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     prbs_used: Array  # int64 (slices, 2)

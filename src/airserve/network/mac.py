@@ -36,7 +36,7 @@ from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.jit import njit
 from airserve.network.link import resource_elements
 from airserve.network.scheduler import quiet, step
-from airserve.network.slicing import NAMES
+from airserve.network.slicing import SLICE, address, check
 from airserve.network.topology import Cell, Network
 
 __all__ = ["DOWN", "UP", "Mac", "MacError", "Usage", "initial"]
@@ -118,6 +118,7 @@ class Mac:
         self._config, self._state = initial(
             network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records
         )
+        self._slicing = network.cell.slicing
         self._offered: list[tuple[int, int, int, int, float]] = []  # heap: slot, id, flow, bytes, time
         self._next_id = 0
         self._live = 0  # records in the state
@@ -153,6 +154,7 @@ class Mac:
         self._live += len(due)
         self._make_room()
         done = _run(self._state, self._config, np.array(due, ARRIVAL) if due else NO_ARRIVALS, end)
+        check(self._slicing, self._state.slices, self._config.prbs)
         if not len(done):  # in real time, almost every slot
             return NO_RECORDS
         self._live -= len(done)
@@ -239,8 +241,6 @@ def initial(
             f"cell {cell.name} needs at least one device, each in a slice from 0 to {len(network.slices) - 1}; "
             f"it was given {list(slice_of)[:8]}."
         )
-    if cell.slicing not in NAMES:
-        raise MacError(f"cell {cell.name}: no slice policy is named {cell.slicing!r}; there is {', '.join(NAMES)}.")
     if grant not in ("sr", "configured"):
         raise MacError(f"grant {grant!r} is unknown; choose sr or configured.")
     rng = np.random.default_rng(seed)
@@ -257,7 +257,7 @@ def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant,
         slices=slices,
         prbs=cell.prbs,
         slot_s=slot_s,
-        policy=NAMES.index(cell.slicing),
+        policy=address(cell.slicing),
         configured=grant == "configured",
         k1=K1_SLOTS,
         k2=cell.k2_slots,
@@ -299,7 +299,6 @@ def _state(
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
     ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(pattern)  # the farthest that an event can lie
-    keys = ("dedicated", "min", "max")
     return State(
         n=n,
         flow=flow,
@@ -307,12 +306,26 @@ def _state(
         record=record,
         calendar=np.full(1 << int(ahead).bit_length(), NONE),
         active=np.full((2, c.slices), NONE),
-        shares=np.array([[int(getattr(s, key) * c.prbs / 100 + 1e-9) for s in network.slices] for key in keys]),
+        slices=_slices(network),
         pattern=pattern,
         snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
         prbs_used=np.zeros((c.slices, 2), np.int64),
         nbytes=np.zeros((c.slices, 2), np.int64),
     )
+
+
+def _slices(network: Network) -> Array:
+    """What the slice policy sees at the start, as slicing.SLICE (2, slices)."""
+    cell = network.cell
+    slices = np.zeros((2, len(network.slices)), SLICE)
+    for to, key in (("dedicated", "dedicated"), ("minimum", "min"), ("maximum", "max")):
+        slices[to] = [int(getattr(s, key) * cell.prbs / 100 + 1e-9) for s in network.slices]
+    slices["priority"] = [s.quality.priority for s in network.slices]
+    slices["budget_s"] = [s.budget_ms / 1e3 for s in network.slices]
+    for direction, kinds in ((DOWN, "DS"), (UP, "U")):
+        turns = sum(kind in kinds for kind in cell.tdd) / len(cell.tdd)
+        slices["window"][direction] = max(1.0, cell.slicing_window_ms / cell.slot_ms * turns)
+    return slices
 
 
 def _by_direction(down: Array, up: Array) -> Array:

@@ -23,7 +23,7 @@ from airserve.network.buffers import (
 )
 from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
 from airserve.network.jit import inner, njit
-from airserve.network.slicing import allocate
+from airserve.network.slicing import allocate, forget, settle
 
 BLOCK_OVERHEAD_BYTES = 10  # MAC subheader 3, RLC AM with segment offset 5; 2 for a MAC control element
 GRANTS = 16  # in a slot and direction: what the PDCCH of 2 symbols carries
@@ -54,14 +54,18 @@ def quiet(s: State) -> bool:
 @njit
 def schedule(s: State, c: Config, direction: int, elements: int) -> None:
     """Share the PRBs of a slot: what slices need, what the policy gives, retransmissions first, then the fairest."""
-    need = np.zeros(c.slices, np.int64)
+    slices = s.slices[direction]
+    forget(slices, turns(s, direction) - slices[0].turn)
+    for k in range(c.slices):
+        slices[k].need, slices[k].waited_s = 0, 0.0
     b = s.n[N.resend + direction]
     while b != NONE:
-        need[s.flow[s.block[b].flow].slice] += s.block[b].prbs
+        slices[s.flow[s.block[b].flow].slice].need += s.block[b].prbs
         b = s.block[b].next
     for k in range(c.slices):
-        need[k] += demand(s, c, direction, k, elements)
-    quota = allocate(c.policy, need, s.shares[0], s.shares[1], s.shares[2], c.prbs)
+        slices[k].need += demand(s, c, direction, k, elements)
+    given = allocate(c.policy, slices, c.prbs)
+    quota = given.copy()
     grants = resend(s, c, direction, quota)
     more = True
     while more:  # slices in turn, so that none takes all of the PDCCH
@@ -75,6 +79,18 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
             quota[k] -= used
             s.prbs_used[k, direction] += used
             grants += used > 0
+    settle(slices, given, quota)
+
+
+@inner
+def turns(s: State, direction: int) -> int:
+    """Slots that had this direction before the one that is run."""
+    period, slot, before = 0, s.n[N.slot] % s.pattern.size, 0
+    for i in range(s.pattern.size):
+        there = s.pattern[i].elements[direction] > 0
+        period += there
+        before += there and i < slot
+    return int(s.n[N.slot] // s.pattern.size * period + before)
 
 
 @inner
@@ -95,6 +111,8 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
             deactivate(s, at, before)
             continue
         before = at
+        slices = s.slices[direction]
+        slices[k].waited_s = max(slices[k].waited_s, slot * c.slot_s - oldest_s(s, at, slot * c.slot_s))
         flow.metric, flow.need = 0.0, 0
         if flow.processes >= PROCESSES or flow.served == slot:
             continue
@@ -114,6 +132,15 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
             needed += s.flow[f].need
         f = s.flow[f].next
     return needed
+
+
+@inner
+def oldest_s(s: State, f: int, now_s: float) -> float:
+    """When the first record arrived of which bytes wait to be sent for the first time; now, where none does."""
+    flow = s.flow[f]
+    if flow.head != NONE and s.record[flow.head].end > flow.sent:
+        return float(s.record[flow.head].arrived_s)
+    return float(s.record[flow.unsent].arrived_s) if flow.unsent != NONE else now_s
 
 
 @inner

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from airserve import catalog
+from airserve.network import qos
+
 Scenario = Literal["umi", "uma", "rma", "inh", "inf-sl", "inf-dl", "inf-sh", "inf-dh"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
 
@@ -38,6 +41,7 @@ class Cell(Description):
     ue_antennas: int = Field(4, ge=1, le=8)
     mimo: Literal["su"] = "su"
     slicing: str = "ratio"  # a file of network/slices/
+    slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
     sr_period_ms: float = Field(20.0, gt=0)  # scheduling-request period of a device
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
     target_bler: float = Field(0.1, gt=0, lt=1)
@@ -47,6 +51,13 @@ class Cell(Description):
     def _pattern(cls, value: str) -> str:
         if not re.fullmatch(r"[DSU]+", value) or "U" not in value or not set(value) & {"D"}:
             raise ValueError("a TDD pattern is made of D, S and U, with at least one D and one U, such as DDDSU")
+        return value
+
+    @field_validator("slicing")
+    @classmethod
+    def _policy(cls, value: str) -> str:
+        if value not in catalog.slices:
+            raise ValueError(f"no slice policy is named {value!r}; there is {', '.join(catalog.slices)}")
         return value
 
     @model_validator(mode="after")
@@ -81,6 +92,15 @@ class Slice(Description):
     dedicated: float = Field(0, ge=0, le=100)
     min: float = Field(0, ge=0, le=100)
     max: float = Field(100, gt=0, le=100)
+    five_qi: int | None = None  # TS 23.501 5.7.4: priority, delay budget and error rate
+    delay_budget_ms: float | None = Field(None, gt=0)  # in place of the 5QI's; default: the tightest promise in it
+
+    @field_validator("five_qi")
+    @classmethod
+    def _standardised(cls, value: int | None) -> int | None:
+        if value is not None:
+            qos.quality(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -97,6 +117,20 @@ class Slice(Description):
                 "TS 28.541 wants dedicated <= min <= max"
             )
         return self
+
+    @property
+    def quality(self) -> qos.Quality:
+        """The row of its 5QI.
+
+        >>> Slice(name="control", five_qi=82).quality.error_rate
+        0.0001
+        """
+        return qos.quality(self.five_qi or qos.DEFAULT)
+
+    @property
+    def budget_ms(self) -> float:
+        """What its bytes may wait: `delay_budget_ms`, else the radio's part of its 5QI's budget."""
+        return self.delay_budget_ms or self.quality.radio_budget_ms
 
 
 class Site(Description):

@@ -143,9 +143,24 @@ def read(path: str | Path) -> Factory:
         ):  # YAML reads `trace: FILE` as a mapping
             service["arrival"] = ": ".join(map(str, next(iter(service["arrival"].items()))))
     try:
-        return Factory.model_validate(data)
+        return with_budgets(Factory.model_validate(data))
     except ValidationError as error:
         raise DescriptionError(_sentence(path, tree, error)) from None
+
+
+def with_budgets(factory: Factory) -> Factory:
+    """A slice that names neither 5QI nor budget gets the tightest promise of its services as `delay_budget_ms`."""
+    promised: dict[str, float] = {}
+    for one in factory.services:
+        if one.promise is not None:
+            promised[one.slice] = min(one.promise.latency_ms, promised.get(one.slice, float("inf")))
+    slices = tuple(
+        s.model_copy(update={"delay_budget_ms": promised[s.name]})
+        if s.five_qi is None and s.delay_budget_ms is None and s.name in promised
+        else s
+        for s in factory.network.slices
+    )
+    return factory.model_copy(update={"network": factory.network.model_copy(update={"slices": slices})})
 
 
 def _sentence(path: Path, tree: Any, error: ValidationError) -> str:

@@ -1,1 +1,1 @@
-"""Open set: a slice policy is one pure function, `allocate`."""
+"""Open set: a slice policy is one pure function, `allocate`, and what it promises, `PROMISES`."""

@@ -1,20 +1,17 @@
 """Hard slicing: every slice has its minimum and lends nothing (the isolation that GSMA NG.116 calls physical)."""
 
-import numba
 import numpy as np
 
 from airserve.model import Array
 
+PROMISES = {"dedicated", "minimum", "maximum"}
 
-@numba.njit
-def allocate(need: Array, dedicated: Array, minimum: Array, maximum: Array, blocks: int) -> Array:
-    """Whole blocks per slice, shape (slices,), int64, for needs and shares in blocks of the same shape.
 
-    >>> share = np.array([10, 0]), np.array([20, 30]), np.array([60, 100])
-    >>> allocate(np.array([100, 10]), *share, 100)
+def allocate(slices: Array, blocks: int) -> Array:
+    """Whole blocks per slice, shape (slices,), int64, for slices as `slicing.SLICE`; a window changes nothing.
+
+    >>> from airserve.network.slicing import sight
+    >>> allocate(sight([100, 10], minimum=[20, 30]), 100)
     array([20, 10])
     """
-    grant = np.zeros_like(need)
-    for k in range(need.size):
-        grant[k] = min(need[k], minimum[k])
-    return grant
+    return np.minimum(slices["need"], slices["minimum"])

@@ -1,0 +1,106 @@
+"""Admission: whether a slice that somebody wants to book fits beside those that are there, and if not, what would.
+
+What is asked for is what a slice booking asks for (CAMARA network-slice-booking: devices, rate of each in both
+directions), or a share of the PRBs. A guarantee is a minimum share (RRMPolicyRatio, TS 28.541 4.3.36): it fits where
+all minima stay within the carrier, whatever anybody uses at the moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from airserve.errors import UserError
+from airserve.network.mac import DOWN, UP, Mac
+from airserve.network.topology import Network, Slice
+
+MOST_MBPS = {DOWN: 2400, UP: 700}  # more than 100 MHz carry: TS 38.306 4.1.2, 4 layers down and 1 up
+
+
+class AdmissionError(UserError, ValueError):
+    """A booking that cannot be met; one sentence with the share that could."""
+
+
+@dataclass(frozen=True)
+class Booking:
+    """What somebody asks of a cell for some time."""
+
+    devices: int
+    up_mbps: float = 0.0  # of each device
+    down_mbps: float = 0.0
+    dedicated: bool = False  # never lent to others, even while idle
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a whole carrier carries, application bytes: of the cell where the devices are (`capacity`)."""
+
+    up_mbps: float
+    down_mbps: float
+
+
+def capacity(network: Network, seed: int = 0, devices: int = 20, seconds: float = 1.0) -> Capacity:
+    """What the cell carries, in the MAC, for devices at random positions that have more to send than fits."""
+    one = network.model_copy(update={"slices": (Slice(name="all"),)})
+    mac = Mac(one, [0] * devices, seed=seed, grant="configured")
+    for direction, record_bytes in ((DOWN, 100_000), (UP, 20_000)):
+        for record in range(int(seconds * MOST_MBPS[direction] * 1e6 / 8 / record_bytes)):
+            mac.offer(record % devices, direction, record_bytes, 0.0)
+    mac.run(seconds)
+    down, up = mac.usage().mbps[0]
+    return Capacity(up_mbps=float(up), down_mbps=float(down))
+
+
+def share(booking: Booking, capacity: Capacity) -> float:
+    """Per cent of the PRBs that a booking needs, in the direction that needs more, rounded up to a tenth.
+
+    >>> share(Booking(devices=10, up_mbps=1.5), Capacity(up_mbps=60, down_mbps=800))
+    25.0
+    """
+    parts = ((booking.up_mbps, capacity.up_mbps), (booking.down_mbps, capacity.down_mbps))
+    need = max(booking.devices * rate / of if rate else 0.0 for rate, of in parts)
+    return math.ceil(round(1000 * need, 6)) / 10
+
+
+def free(slices: Sequence[Slice]) -> float:
+    """Per cent of the PRBs that no minimum of a slice holds.
+
+    >>> free([Slice(name="a", min=20), Slice(name="b", dedicated=30)])
+    50.0
+    """
+    return 100.0 - sum(one.min for one in slices)
+
+
+def admit(slices: Sequence[Slice], name: str, booking: Booking, capacity: Capacity) -> Slice:
+    """The slice that keeps a booking beside others. Raises `AdmissionError` with the share and devices that could.
+
+    >>> hall = Capacity(up_mbps=60, down_mbps=800)
+    >>> admit([Slice(name="a", min=70)], "b", Booking(devices=10, up_mbps=1.5), hall).min
+    25.0
+    >>> admit([Slice(name="a", min=80)], "b", Booking(devices=10, up_mbps=1.5), hall)
+    Traceback (most recent call last):
+    airserve.network.admission.AdmissionError: slice b needs 25 % of the PRBs for 10 devices and 20 % are free; \
+20 % could be booked, for 8 devices.
+    """
+    if booking.devices < 1 or min(booking.up_mbps, booking.down_mbps) < 0 or min(vars(capacity).values()) <= 0:
+        raise AdmissionError(
+            f"slice {name} is booked for {booking.devices} devices; give 1 or more, and rates of 0 or more."
+        )
+    if name in (names := [one.name for one in slices]):
+        raise AdmissionError(
+            f"slice {name} is there already, beside {', '.join(names)}; give the booking its own name."
+        )
+    need, left = share(booking, capacity), math.floor(round(10 * free(slices), 6)) / 10
+    if need > left:
+        raise AdmissionError(
+            f"slice {name} needs {need:g} % of the PRBs for {booking.devices} devices and {left:g} % are free; "
+            f"{left:g} % could be booked, for {_devices(booking, capacity, left)} devices."
+        )
+    return Slice(name=name, min=need, dedicated=need if booking.dedicated else 0)
+
+
+def _devices(booking: Booking, capacity: Capacity, percent: float) -> int:
+    """How many of a booking's devices a share keeps."""
+    parts = ((booking.up_mbps, capacity.up_mbps), (booking.down_mbps, capacity.down_mbps))
+    return min(math.floor(round(percent / 100 * of / rate, 9)) for rate, of in parts if rate)
