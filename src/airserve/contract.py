@@ -142,6 +142,8 @@ class Endpoint:
     name: str
     functions: tuple[Function, ...]
     next: Route | None = None
+    version: str = "1"  # a deployment replaces endpoints, it does not stack versions; a service of its own may
+    aliases: tuple[str, ...] = ()  # other names of the version
 
 
 @dataclass(frozen=True)

@@ -5,41 +5,28 @@ KServe open-inference-protocol, `required_api.md` and the binary tensor data ext
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import numpy as np
 import orjson
 import zstandard
 
 from airserve.model import Array, Tensor
+from airserve.tensors import DATATYPE, DTYPE, NUMPY, WireError, from_list, listed, pack, unpack
 
 VERSION = "1"  # of every model that a site answers to: a deployment replaces endpoints, it does not stack versions
 
-DATATYPE = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "float16": "FP16", "float32": "FP32", "float64": "FP64", "bytes": "BYTES",
-}  # fmt: skip
-DTYPE = {datatype: dtype for dtype, datatype in DATATYPE.items()}
-NUMPY: dict[str, np.dtype[Any]] = {
-    datatype: np.dtype(object if dtype == "bytes" else dtype) for datatype, dtype in DTYPE.items()
-}
 REASON = {
-    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
-    415: "Unsupported Media Type", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
-    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
+    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 409: "Conflict", 413: "Content Too Large", 415: "Unsupported Media Type",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
+    501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
 JSON = "application/json"
 BINARY = "application/octet-stream"
 BODY_LIMIT_BYTES = 64 << 20
-
-
-class WireError(ValueError):
-    """Bytes that are not the protocol; the message is one sentence."""
 
 
 class TooLarge(WireError):
@@ -77,6 +64,7 @@ def infer_request(
     The shape is the array's, the datatype is the Tensor's. With `compress` the body is one zstd frame, level 1.
     Raises `WireError` for an array that is not of its Tensor's type.
 
+    >>> import numpy as np
     >>> data = infer_request("m", [(Tensor("x", "uint8", (-1, 2)), np.array([[7, 9]], np.uint8))], host="h:1")
     >>> head, _, body = data.partition(b"\\r\\n\\r\\n")
     >>> head.split(b"\\r\\n")[0], body[-2:]
@@ -131,7 +119,7 @@ def infer_response(
         else:
             datatype = DATATYPE[tensor.dtype]
             described.append(
-                {"name": tensor.name, "datatype": datatype, "shape": array.shape, "data": _listed(tensor, array)}
+                {"name": tensor.name, "datatype": datatype, "shape": array.shape, "data": listed(tensor, array)}
             )
     header["outputs"] = described
     text = orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -252,47 +240,6 @@ def decompress(body: bytes, encoding: str, limit_bytes: int = BODY_LIMIT_BYTES) 
     return plain
 
 
-def pack(tensor: Tensor, array: Array) -> bytes:
-    """An array as the raw bytes of the binary extension: little endian, row major; BYTES with 4-byte lengths.
-
-    >>> pack(Tensor("s", "bytes", (-1,)), np.array([b"ab", "c"], dtype=object))
-    b'\\x02\\x00\\x00\\x00ab\\x01\\x00\\x00\\x00c'
-    """
-    if tensor.dtype == "bytes":
-        strings = [_string(item) for item in array.ravel()]
-        return b"".join([part for string in strings for part in (struct.pack("<I", len(string)), string)])
-    if array.dtype != tensor.dtype:
-        raise WireError(f"{tensor.name} is {array.dtype}; it should be {tensor.dtype}.")
-    return array.tobytes()
-
-
-def unpack(datatype: str, raw: bytes | memoryview, shape: Sequence[int], name: str = "the tensor") -> Array:
-    """The inverse of `pack`; raises `WireError` where bytes and shape disagree."""
-    count = 1
-    for axis in shape:
-        count *= axis
-    if datatype == "BYTES":
-        strings, at = [], 0
-        while at < len(raw):
-            if at + 4 > len(raw) or at + 4 + (size := int.from_bytes(raw[at : at + 4], "little")) > len(raw):
-                raise WireError(
-                    f"{name}: a BYTES element passes the end of the data; each is a 4-byte length and bytes."
-                )
-            strings.append(bytes(raw[at + 4 : at + 4 + size]))
-            at += 4 + size
-        if len(strings) != count:
-            raise WireError(f"{name} holds {len(strings)} byte strings; its shape {list(shape)} wants {count}.")
-        array = np.empty(count, dtype=object)
-        array[:] = strings
-        return array.reshape(shape)
-    dtype = NUMPY[datatype]
-    if len(raw) != count * dtype.itemsize:
-        raise WireError(
-            f"{name} holds {len(raw)} bytes; {datatype} of shape {list(shape)} takes {count * dtype.itemsize}."
-        )
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
 def _describe(tensor: Tensor, shape: Sequence[int], size_bytes: int) -> dict[str, Any]:
     return {
         "name": tensor.name,
@@ -300,20 +247,6 @@ def _describe(tensor: Tensor, shape: Sequence[int], size_bytes: int) -> dict[str
         "shape": shape,
         "parameters": {"binary_data_size": size_bytes},
     }
-
-
-def _string(item: Any) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()
-
-
-def _listed(tensor: Tensor, array: Array) -> Any:
-    """An array as JSON carries it: flat, row major, as other servers of the protocol send it."""
-    if tensor.dtype != "bytes":
-        return np.ascontiguousarray(array).reshape(-1)
-    try:
-        return [_string(item).decode() for item in array.ravel()]
-    except UnicodeDecodeError:
-        raise WireError(f"output {tensor.name!r} is not UTF-8; ask for it with binary_data true.") from None
 
 
 def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryview]:
@@ -357,47 +290,7 @@ def _tensor(item: Any, binary: memoryview, at: int, role: str) -> tuple[str, str
         raise WireError(f"{named} lies in shared memory, which is not served; send the data.")
     if not isinstance(data := item.get("data"), list):
         raise WireError(f"{named} has neither data nor binary_data_size.")
-    return name, datatype, _from_list(data, datatype, shape, named), at
-
-
-ACCEPTS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}  # kind of the type wanted -> kinds of numbers that JSON may give
-
-
-def _from_list(data: list[Any], datatype: str, shape: list[int], named: str) -> Array:
-    """JSON data, flat or nested, as an array; no number is rounded or wrapped to make it fit."""
-    dtype = NUMPY[datatype]
-    try:
-        if datatype == "BYTES":
-            array = np.array(data, dtype=object)
-            if not all(isinstance(item, str) for item in array.ravel()):
-                raise WireError(f"{named} is BYTES: in JSON its data are strings.")
-            array = np.array([item.encode() for item in array.ravel()] + [None], dtype=object)[:-1]
-        else:
-            given = np.asarray(data)
-            if dtype.kind in "ui" and given.dtype.kind == "f" and _all_int(data):
-                given = np.array(data, dtype)  # 0 beside 2**64 - 1, for which numpy chooses float64
-            if given.size and given.dtype.kind not in ACCEPTS[dtype.kind]:
-                raise WireError(f"{named} is {datatype}; its data hold something else ({given.dtype}).")
-            if dtype.kind in "ui" and given.size:
-                bounds = np.iinfo(dtype)
-                if int(given.min()) < bounds.min or int(given.max()) > bounds.max:
-                    raise WireError(f"{named} is {datatype}; its data pass {bounds.min} to {bounds.max}.")
-            with np.errstate(over="ignore"):
-                array = given.astype(dtype)
-    except (ValueError, OverflowError, TypeError) as error:
-        if isinstance(error, WireError):
-            raise
-        raise WireError(f"{named}: its data are not a regular array of {datatype}: {str(error)[:80]}.") from None
-    count = 1
-    for axis in shape:
-        count *= axis
-    if array.size != count:
-        raise WireError(f"{named} holds {array.size} values; its shape {shape} wants {count}.")
-    return array.reshape(shape)
-
-
-def _all_int(data: list[Any]) -> bool:
-    return all(_all_int(item) if isinstance(item, list) else type(item) is int for item in data)
+    return name, datatype, from_list(data, datatype, shape, named), at
 
 
 def _requested(outputs: Any, as_binary: bool) -> dict[str, bool] | None:

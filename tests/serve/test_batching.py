@@ -177,18 +177,18 @@ def test_cheap_work_runs_on_the_loop_only_when_a_core_is_free(graphs):
     async def run():
         service = Service(site(graphs, 1, None))
         assert service.endpoint("whole").cheap
-        at_once = service.inline("whole", X, arrived_s=time.monotonic())
+        at_once = service.inline(service.endpoint("whole"), X, arrived_s=time.monotonic())
         assert at_once is not None
         waiting = asyncio.ensure_future(service.workers.run(lambda: time.sleep(0.03), 0, time.monotonic() + 9))
         await asyncio.sleep(0)
-        assert service.inline("whole", X, arrived_s=time.monotonic()) is None
+        assert service.inline(service.endpoint("whole"), X, arrived_s=time.monotonic()) is None
         reply = await service.infer("whole", X)
         np.testing.assert_array_equal(reply.outputs[0][1], at_once.outputs[0][1])
         assert reply.timings[0].ms > 15
         await waiting
         service.close()
         padded = Service(site(graphs, 1, 0.001))
-        assert padded.inline("whole", X, arrived_s=0) is None
+        assert padded.inline(padded.endpoint("whole"), X, arrived_s=0) is None
         padded.close()
 
     uvloop.run(run())

@@ -24,6 +24,7 @@ from airserve.errors import UserError
 from airserve.linux import wait
 from airserve.model import Array, Samples, Signature, Tensor, load_samples, open_function
 from airserve.serve.routing import Answer, AnswerReader
+from airserve.tensors import WireError
 from airserve.timing import AirBytes
 
 READ_BYTES = 1 << 16
@@ -86,7 +87,7 @@ class Voice:
             raise AskError(f"service {asker.service} has no samples but those that calibrated; import some more.")
         try:
             self.request(0, 0)
-        except wire.WireError as error:
+        except WireError as error:
             raise AskError(f"the samples of {asker.service} are not what {asker.model} takes: {error}") from None
 
     @property
@@ -168,7 +169,7 @@ class Line:
         now_s = time.monotonic() - began_s
         try:
             answers = self._reader.feed(data)
-        except wire.WireError as error:
+        except WireError as error:
             self.close(str(error))
             return
         for answer in answers:

@@ -52,14 +52,12 @@ class Padded:
     def __init__(self, steps: Sequence[tuple[Run, float | None]]) -> None:
         self._steps = tuple(steps)
         self._lock = threading.Lock()
-        self._whole: Run | None = steps[0][0] if len(steps) == 1 and steps[0][1] is None else None
+        self.plain = len(steps) == 1 and steps[0][1] is None  # one Function, as fast as it is
         self.padded_s = sum(padded_s or 0.0 for _, padded_s in steps)
         self.overruns = 0
         self.worst_overrun_s = 0.0
 
     def __call__(self, inputs: Sequence[Array]) -> list[Array]:
-        if self._whole is not None:
-            return self._whole(inputs)
         values = list(inputs)
         begun_s = now_s = time.monotonic()
         needed_s = 0.0
@@ -84,8 +82,8 @@ class Workers:
     def __init__(self, cores: int, name: str = "core") -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._cores = cores
-        self._held = 0  # jobs that wait or run; touched by the loop's thread only
+        self.cores = cores
+        self.held = 0  # jobs that wait or run; touched by the loop's thread only
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{k}", daemon=True) for k in range(cores)]
         for thread in self._threads:
             thread.start()
@@ -93,7 +91,7 @@ class Workers:
     @property
     def idle(self) -> bool:
         """Whether a core is free: nothing waits then, and work may run on the loop without passing another."""
-        return self._held < self._cores
+        return self.held < self.cores
 
     async def run(self, work: Callable[[], T], arrived_s: float, deadline_s: float) -> Done[T]:
         """The result of `work` when a core was free for it; times are of `time.monotonic`.
@@ -101,10 +99,10 @@ class Workers:
         Raises `Overloaded` where the queue is full, `DeadlineExceeded` where the deadline passed before the start, and
         whatever `work` raises.
         """
-        if self._held >= self._cores + QUEUE_LIMIT:
+        if self.held >= self.cores + QUEUE_LIMIT:
             raise Overloaded(f"{QUEUE_LIMIT} requests wait already; ask less often or add cores.")
         job = _Job(work, deadline_s, self._loop.create_future())
-        self._held += 1
+        self.held += 1
         self._jobs.put(job)
         await job.future
         if job.error is not None:
@@ -140,7 +138,7 @@ class Workers:
             self._loop.call_soon_threadsafe(self._finish, job)
 
     def _finish(self, job: _Job) -> None:
-        self._held -= 1
+        self.held -= 1
         if not job.future.done():
             job.future.set_result(None)
 

@@ -14,6 +14,7 @@ import orjson
 from airserve import wire
 from airserve.contract import Route
 from airserve.model import Array, Tensor
+from airserve.tensors import DTYPE, WireError
 from airserve.timing import AirBytes, Timing, format_air
 
 HEADER_LIMIT_BYTES = 64 << 10
@@ -58,7 +59,7 @@ class AnswerReader:
         self._head: tuple[int, dict[str, str], int, int] | None = None  # status, headers, start and end of the body
 
     def feed(self, data: bytes) -> list[Answer]:
-        """The responses that these bytes complete. Raises `wire.WireError` for what is not HTTP with a length."""
+        """The responses that these bytes complete. Raises `WireError` for what is not HTTP with a length."""
         self._buffer += data
         answers: list[Answer] = []
         while True:
@@ -76,16 +77,16 @@ class AnswerReader:
         end = self._buffer.find(b"\r\n\r\n", 0, HEADER_LIMIT_BYTES)
         if end < 0:
             if len(self._buffer) >= HEADER_LIMIT_BYTES:
-                raise wire.WireError(f"the response's header passes {HEADER_LIMIT_BYTES} bytes.")
+                raise WireError(f"the response's header passes {HEADER_LIMIT_BYTES} bytes.")
             return None
         first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
         parts = first.split(" ", 2)
         if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not (parts[1].isascii() and parts[1].isdigit()):
-            raise wire.WireError(f"the response starts with {first[:40]!r}, which is not HTTP/1.1.")
+            raise WireError(f"the response starts with {first[:40]!r}, which is not HTTP/1.1.")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status, length = int(parts[1]), headers.get("content-length", "")
         if status >= 200 and not (length.isascii() and length.isdigit()):
-            raise wire.WireError("the response has no Content-Length; a tail must send whole answers.")
+            raise WireError("the response has no Content-Length; a tail must send whole answers.")
         return status, headers, end + 4, end + 4 + int(length or 0)
 
 
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             answers = self._reader.feed(data)
-        except wire.WireError as error:
+        except WireError as error:
             self._fail(ConnectionAbortedError(str(error).rstrip(".")))
             return
         for answer in answers:
@@ -253,7 +254,7 @@ class Router:
             self._check(answer)
             try:
                 self._outputs = tuple(
-                    Tensor(one["name"], wire.DTYPE[one["datatype"]], tuple(one["shape"]))
+                    Tensor(one["name"], DTYPE[one["datatype"]], tuple(one["shape"]))
                     for one in orjson.loads(answer.body)["outputs"]
                 )
             except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -1,41 +1,88 @@
-"""HTTP/1.1 (RFC 9112) for the protocols that travel on it: an asyncio Protocol over httptools, answers in order."""
+"""HTTP/1.1 (RFC 9112) for the protocols that travel on it: an asyncio Protocol over httptools, answers in order.
+
+A client repeats the header of its last request byte for byte. Such a header is not parsed again: what follows from it
+was worked out the first time and is kept in its `Head`, with the protocol's own in `Head.memo`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, cast, final
+from dataclasses import dataclass
+from typing import Any, cast, final
 
 import httptools
 
 from airserve import wire
 
-HEADER_LIMIT_BYTES = 64 << 10
-PIPELINE_LIMIT = 1024  # requests of a connection that may wait for their answers before it is read no further
-LINGER_S = 2.0  # a client that still sends is read for so long, for a reset would take the answer from it
+AGAIN_LIMIT_BYTES = 4096  # a longer header is parsed each time
+HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
+ONCE = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"inference-header-content-length",
+     b"authorization", b"x-api-key", b"traceparent")
+)  # fmt: skip
 
 
-class Request(NamedTuple):
-    """A whole request; `path` is without the query, `headers` have names in lower case."""
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may ask of the server."""
 
-    method: str
-    path: str
-    headers: dict[bytes, bytes]
-    body: bytes
-    arrived_s: float  # by time.monotonic, when its last byte was read
+    header_bytes: int = 64 << 10
+    body_bytes: int = wire.BODY_LIMIT_BYTES
+    pipeline: int = 1024  # requests that may wait for their answers before a connection is read no further
+    header_s: float = 10.0  # from a header's first byte to its last
+    body_bytes_per_s: float = 4096.0  # the least that a body must arrive at, after `header_s`
+    idle_s: float = 300.0  # between requests
+    write_s: float = 30.0  # that a client may leave an answer unread
+    linger_s: float = 2.0  # a client that still sends is read for so long, for a reset would take the answer from it
 
 
-Answer = Callable[[Request], bytes | Awaitable[bytes]]  # at once, or later; a whole HTTP response
+@final
+class Head:
+    """A request's line and header. `path` is without the query; `headers` have names in lower case."""
+
+    __slots__ = ("again", "headers", "length", "memo", "method", "path", "query")
+
+    def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
+        path, _, query = url.partition(b"?")
+        self.method = method
+        self.path = path.decode("latin-1")
+        self.query = query
+        self.headers = headers
+        self.length = 0  # of the body, where `again` is there
+        self.again = b""  # the bytes that it came as, where the next request may begin with the same
+        self.memo: Any = None  # for the protocol: what follows from this header
+
+
+# What answers a request: its head, its body, and when its last byte was read, by time.monotonic. A whole HTTP response,
+# at once or later.
+Answer = Callable[[Head, bytes, float], bytes | Awaitable[bytes]]
 Failed = Callable[[Exception], bytes]  # the response to an exception of `Answer`
 
 
-async def listen(answer: Answer, failed: Failed, host: str, port: int) -> Listener:
-    """Answers at an address (port 0: any that is free). Raises `OSError` where it is taken."""
+async def listen(
+    answer: Answer,
+    failed: Failed,
+    host: str,
+    port: int,
+    *,
+    limits: Limits | None = None,
+    share: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> Listener:
+    """Answers at an address (port 0: any that is free). Raises `OSError` where it is taken.
+
+    With `share` other processes may listen at the same address, and the kernel deals connections out (SO_REUSEPORT).
+    """
     connections: set[Connection] = set()
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(answer, failed, connections), host, port)
+    within = limits or Limits()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(answer, failed, connections, within), host, port, reuse_port=share or None, ssl=tls
+    )
     return Listener(server, connections)
 
 
@@ -47,10 +94,12 @@ class Listener:
         self._server = server
         self._connections = connections
         self.port: int = server.sockets[0].getsockname()[1]
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     async def drain(self, within_s: float) -> None:
         """Takes no new connections, answers what has come, and closes; what is not answered in time is cut."""
         self._server.close()
+        self._sweeper.cancel()
         for connection in list(self._connections):
             connection.drain()
         until_s = time.monotonic() + within_s
@@ -60,15 +109,24 @@ class Listener:
             connection.abort()
         await asyncio.sleep(0)
 
+    async def _sweep(self) -> None:
+        """Ends connections whose clients are too slow: one timer for all of them, none for a request."""
+        while True:
+            await asyncio.sleep(0.5)
+            now_s = time.monotonic()
+            for connection in list(self._connections):
+                connection.sweep(now_s)
+
 
 @final
 class Connection(asyncio.Protocol):
     """A client's connection: a parser, and a row of answers that leave in the order of the requests."""
 
-    def __init__(self, answer: Answer, failed: Failed, connections: set[Connection]) -> None:
+    def __init__(self, answer: Answer, failed: Failed, connections: set[Connection], limits: Limits) -> None:
         self._answer = answer
         self._failed = failed
         self._connections = connections
+        self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._row: deque[_Slot] = deque()
@@ -77,6 +135,10 @@ class Connection(asyncio.Protocol):
         self._draining = self._full = self._paused = self._lingering = False
         self._feeding = False
         self._message = 0  # counts those begun
+        self._since_s = time.monotonic()  # that the state lasts
+        self._again: Head | None = None
+        self._headings: list[Head] = []  # of the request that a piece of data begins with, where it may come again
+        self._held = b""  # the front of a request with the last header, whose body is not all there
         self._reset()
 
     # asyncio.Protocol
@@ -97,20 +159,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._feeding = True
-        message = self._message
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
-        self._feeding = False
-        if self._state and message == self._message:  # the parser holds a header until it is whole: count what it gets
-            self._fed_bytes += len(data)
-            if self._fed_bytes > (HEADER_LIMIT_BYTES if self._state == "header" else 2 * wire.BODY_LIMIT_BYTES):
-                refuse = self._refuse_header if self._state == "header" else self._refuse_body
-                refuse()
-        if self._draining:
-            self._flush()
+        self._arrived_s = time.monotonic()
+        if self._held:
+            data, self._held, self._state = self._held + data, b"", ""
+        if not self._state and self._again is not None:
+            data = self._repeated(data, self._again)
+            if not data or self._closing:
+                if self._draining:
+                    self._flush()
+                return
+        self._feed(data)
 
     def eof_received(self) -> bool:
         """A client may close its half and still read: the answers in the row are sent first."""
@@ -120,11 +178,64 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._since_s = time.monotonic()
         self._throttle()
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._since_s = time.monotonic()
         self._throttle()
+
+    # reading
+
+    def _repeated(self, data: bytes, head: Head) -> bytes:
+        """Answers the whole requests at the front of `data` that have the last header again; the rest of `data`."""
+        at, size, again, answers = 0, len(data), head.again, []
+        respond, row, arrived_s = self._answer, self._row, self._arrived_s
+        while data.startswith(again, at):
+            body = at + len(again)
+            end = body + head.length
+            if end > size:
+                if head.length <= HELD_LIMIT_BYTES:  # many clients send a body apart from its header
+                    self._held, self._state, self._since_s = data[at:], "body", self._arrived_s
+                    at = size
+                break
+            try:
+                answer = respond(head, data[body:end], arrived_s)
+            except Exception as error:
+                answer = self._failed(error)
+            at = end
+            if type(answer) is bytes and not row:
+                answers.append(answer)
+            else:
+                self._place(_Slot(), answer)
+            self._since_s = self._arrived_s
+        if answers and self._transport is not None:
+            # What is in the row came after these.
+            self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+            if row:
+                self._flush()
+        return data[at:] if at else data
+
+    def _feed(self, data: bytes) -> None:
+        self._feeding = True
+        message = self._message
+        self._first = -1 if self._state else message + 1  # only of this one is the start known
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
+        self._feeding = False
+        if (heading := self._headings.pop() if self._headings else None) is not None:
+            self._again = _repeatable(heading, data)
+        if self._state and message == self._message:  # the parser holds a header until it is whole: count what it gets
+            limits = self._limits
+            self._fed_bytes += len(data)
+            if self._fed_bytes > (limits.header_bytes if self._state == "header" else 2 * limits.body_bytes):
+                refuse = self._refuse_header if self._state == "header" else self._refuse_body
+                refuse()
+        if self._draining:
+            self._flush()
 
     # httptools
 
@@ -132,6 +243,7 @@ class Connection(asyncio.Protocol):
         self._reset()
         self._message += 1
         self._state = "header"
+        self._since_s = self._arrived_s
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -139,26 +251,35 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > HEADER_LIMIT_BYTES:
+        if self._header_bytes > self._limits.header_bytes:
             self._refuse_header()
-        self._headers[name.lower()] = value
+        name = name.lower()
+        if name in self._headers:
+            if name in ONCE:
+                self._refuse(400, f"the header {name.decode('latin-1')} is given twice; send it once.")
+            value = self._headers[name] + b", " + value
+            self._plain = False
+        self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         self._state = "body"
         if self._closing:
             return
+        headers = self._headers
         if self._parser.should_upgrade():
             self._refuse(400, "the connection stays HTTP/1.1; send the request without Upgrade.")
-        elif int(self._headers.get(b"content-length") or 0) > wire.BODY_LIMIT_BYTES:
+        elif b"host" not in headers and self._parser.get_http_version() == "1.1":
+            self._refuse(400, "the request has no Host header, which HTTP/1.1 wants.")
+        elif int(headers.get(b"content-length") or 0) > self._limits.body_bytes:
             self._refuse_body()
-        elif self._headers.get(b"expect", b"").lower() == b"100-continue" and not self._row and self._transport:
+        elif headers.get(b"expect", b"").lower() == b"100-continue" and not self._row and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._closing:
             return
         self._body_bytes += len(body)
-        if self._body_bytes > wire.BODY_LIMIT_BYTES:
+        if self._body_bytes > self._limits.body_bytes:
             self._refuse_body()
         else:
             self._body.append(body)
@@ -167,21 +288,20 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._state = ""
+        self._since_s = self._arrived_s
         method = self._parser.get_method()
-        slot = _Slot(bare=method == b"HEAD")
-        self._row.append(slot)
+        head = Head(method.decode("latin-1"), self._url, self._headers)
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._closing = not self._parser.should_keep_alive()
+        if self._message == self._first and self._plain and not self._closing and method == b"POST":
+            head.length = len(body)
+            self._headings.append(head)
+        slot = _Slot(bare=method == b"HEAD")
         try:
-            answer = self._answer(self._request(method))
+            answer = self._answer(head, body, self._arrived_s)
         except Exception as error:
             answer = self._failed(error)
-        if isinstance(answer, bytes):
-            self._fill(slot, answer)
-        else:
-            task = asyncio.get_running_loop().create_task(self._later(slot, answer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            self._throttle()
+        self._place(slot, answer)
 
     # answers
 
@@ -194,10 +314,23 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _request(self, method: bytes) -> Request:
-        path, _, _ = self._url.partition(b"?")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Request(method.decode("latin-1"), path.decode("latin-1"), self._headers, body, time.monotonic())
+    def sweep(self, now_s: float) -> None:
+        """Ends the connection where its client has taken too long."""
+        limits, lasts_s = self._limits, now_s - self._since_s
+        if self._lingering:
+            return
+        if self._paused:
+            if lasts_s > limits.write_s:
+                self.abort()
+        elif self._state:
+            allowed_s = limits.header_s
+            if self._state == "body":
+                allowed_s += self._body_bytes / limits.body_bytes_per_s
+            if lasts_s > allowed_s:
+                self._refuse(408, "the request took too long to arrive; send it at once.")
+        elif not self._row and lasts_s > limits.idle_s and self._transport is not None:
+            self._closing = True
+            self._transport.close()
 
     async def _later(self, slot: _Slot, answer: Awaitable[bytes]) -> None:
         try:
@@ -205,6 +338,17 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             response = self._failed(error)
         self._fill(slot, response)
+
+    def _place(self, slot: _Slot, answer: bytes | Awaitable[bytes]) -> None:
+        """Puts an answer into the row, where it is there already or when it is."""
+        self._row.append(slot)
+        if isinstance(answer, bytes):
+            self._fill(slot, answer)
+        else:
+            task = asyncio.get_running_loop().create_task(self._later(slot, answer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            self._throttle()
 
     def _fill(self, slot: _Slot, response: bytes) -> None:
         slot.response = response[: response.index(b"\r\n\r\n") + 4] if slot.bare else response
@@ -220,8 +364,8 @@ class Connection(asyncio.Protocol):
             transport.write(response)
             if slot.lingers:
                 self._lingering = True
-                transport.write_eof()
-                asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+                transport.write_eof() if transport.can_write_eof() else transport.close()
+                asyncio.get_running_loop().call_later(self._limits.linger_s, self.abort)
                 return
         idle = self._draining and not self._state and not self._feeding
         if not self._row and not self._lingering and (self._closing or idle):
@@ -231,10 +375,10 @@ class Connection(asyncio.Protocol):
             self._throttle()
 
     def _refuse_header(self) -> None:
-        self._refuse(431, f"the request's header passes {HEADER_LIMIT_BYTES} bytes.")
+        self._refuse(431, f"the request's header passes {self._limits.header_bytes} bytes.")
 
     def _refuse_body(self) -> None:
-        self._refuse(413, f"the body passes {wire.BODY_LIMIT_BYTES} bytes; send fewer samples at once.")
+        self._refuse(413, f"the body passes {self._limits.body_bytes} bytes; send fewer samples at once.")
 
     def _refuse(self, status: int, sentence: str) -> None:
         """An error after which nobody knows where the next request starts: it is the connection's last answer."""
@@ -247,7 +391,7 @@ class Connection(asyncio.Protocol):
 
     def _throttle(self) -> None:
         """Reads no further while too much waits to be answered or to be sent."""
-        full = self._paused or len(self._row) >= PIPELINE_LIMIT
+        full = self._paused or len(self._row) >= self._limits.pipeline
         if full != self._full and self._transport is not None:
             self._full = full
             if full:
@@ -261,6 +405,27 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._header_bytes = self._body_bytes = self._fed_bytes = 0
+        self._plain = True  # no header was given twice
+
+
+def _repeatable(head: Head, data: bytes) -> Head | None:
+    """The head with its bytes, which `data` begins with, where the same bytes are sure to mean the same again.
+
+    The count of lines proves that the parser saw the header end where it ends here.
+    """
+    end = data.find(b"\r\n\r\n", 0, AGAIN_LIMIT_BYTES) + 4
+    again = data[:end]
+    headers = head.headers
+    if (
+        end < 4
+        or headers.get(b"content-length") != str(head.length).encode()
+        or b"transfer-encoding" in headers
+        or b"expect" in headers
+        or not again.count(b"\n") == again.count(b"\r\n") == again.count(b"\r") == len(headers) + 2
+    ):
+        return None
+    head.again = again
+    return head
 
 
 @final

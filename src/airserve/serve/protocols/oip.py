@@ -6,10 +6,11 @@ KServe open-inference-protocol `required_api.md`; Triton's binary data, model re
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import ssl
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from importlib.metadata import version as version_of
-from typing import Any
+from typing import Any, final
 from urllib.parse import unquote
 
 import orjson
@@ -18,8 +19,11 @@ from airserve import wire
 from airserve.model import ModelError, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.protocols import _http
+from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
-from airserve.serve.service import BadInput, EngineFailed, Reply, Served, Service, UnknownEndpoint
+from airserve.serve.served import BadInput, EngineFailed, Served
+from airserve.serve.service import Reply, Service, UnknownEndpoint
+from airserve.tensors import DATATYPE, WireError
 from airserve.timing import format_timing
 
 
@@ -32,23 +36,35 @@ class NotAllowed(LookupError):
 
 
 STATUS: dict[type[Exception], int] = {
-    wire.TooLarge: 413, wire.UnknownEncoding: 415, wire.WireError: 400, BadInput: 400, ModelError: 400,
+    wire.TooLarge: 413, wire.UnknownEncoding: 415, WireError: 400, BadInput: 400, ModelError: 400,
     UnknownEndpoint: 404, NotFound: 404, NotAllowed: 405, EngineFailed: 500, UpstreamFailed: 502,
     Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
 }  # fmt: skip
+FORMS = 8  # that are kept for a header
 log = logging.getLogger(__name__)
 
 
-async def listen(service: Service, host: str, port: int) -> _http.Listener:
+async def listen(
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    limits: _http.Limits | None = None,
+    share: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> _http.Listener:
     """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken."""
 
-    def answer(request: _http.Request) -> bytes | Awaitable[bytes]:
-        method, respond = _find(request.path)
-        if request.method != method:
-            raise NotAllowed(f"{request.path[:80]} takes {method}, not {request.method}.")
-        return respond(service, request)
+    def answer(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+        route = head.memo
+        if route is None or route[0] != service.generation:
+            method, respond = _find(head.path)
+            if head.method != method:
+                raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
+            route = head.memo = (service.generation, respond(service, head))
+        return route[1](body, arrived_s)  # type: ignore[no-any-return]
 
-    return await _http.listen(answer, error_response, host, port)
+    return await _http.listen(answer, error_response, host, port, limits=limits, share=share, tls=tls)
 
 
 def error_response(error: Exception) -> bytes:
@@ -60,12 +76,13 @@ def error_response(error: Exception) -> bytes:
     return wire.error_response(500, f"the server failed ({type(error).__name__}); its log says where.")
 
 
-Respond = Callable[[Service, _http.Request], bytes | Awaitable[bytes]]
+Respond = Callable[[bytes, float], bytes | Awaitable[bytes]]
+Route = Callable[[Service, _http.Head], Respond]  # what answers requests with this header
 
 
 @lru_cache(1024)
-def _find(path: str) -> tuple[str, Respond]:
-    """The method that a path takes and what answers it; raises `NotFound`."""
+def _find(path: str) -> tuple[str, Route]:
+    """The method that a path takes and its route; raises `NotFound`."""
     if (fixed := FIXED.get(path.rstrip("/"))) is not None:
         return fixed
     if path.startswith("/v2/models/"):
@@ -73,45 +90,84 @@ def _find(path: str) -> tuple[str, Respond]:
     raise NotFound(f"{path[:80]} is not a path of the Open Inference Protocol V2.")
 
 
-@lru_cache(1024)
-def _model(path: str, last: str = "") -> str:
-    """The name in /v2/models/NAME[/versions/1] before `last`; raises `NotFound` for another version.
-
-    >>> _model("/v2/models/a%20b/versions/1/infer", "/infer")
-    'a b'
-    """
+def _model(service: Service, path: str, last: str = "") -> Served:
+    """The model of /v2/models/NAME[/versions/VERSION] before `last`. Raises `UnknownEndpoint`."""
     name, _, version = path.removesuffix(last).removeprefix("/v2/models/").partition("/versions/")
-    if version not in ("", wire.VERSION):
-        raise NotFound(f"{unquote(name)[:80]} has no version {version[:20]!r}; every model has version {wire.VERSION}.")
-    return unquote(name)
+    return service.endpoint(unquote(name), unquote(version))
 
 
-def _infer(service: Service, http: _http.Request) -> bytes | Awaitable[bytes]:
-    model, body, headers = _model(http.path, "/infer"), http.body, http.headers
-    if encoding := headers.get(b"content-encoding"):
-        body = wire.decompress(body, encoding.decode("latin-1"))
-    length = headers.get(b"inference-header-content-length")
-    request = wire.parse_request(body, None if length is None else _whole(length))
-    requested = request.requested or ()
-    reply = service.inline(model, request.inputs, requested=requested, arrived_s=http.arrived_s)
-    return _infer_later(service, model, request, http.arrived_s) if reply is None else _written(model, request, reply)
+@final
+class _Infer:
+    """Answers infer requests with one header."""
+
+    __slots__ = ("_encoding", "_forms", "_json_bytes", "_last", "_served", "_service")
+
+    def __init__(self, service: Service, head: _http.Head) -> None:
+        self._service = service
+        self._served = _model(service, head.path, "/infer")
+        self._encoding = head.headers.get(b"content-encoding", b"").decode("latin-1")
+        length = head.headers.get(b"inference-header-content-length")
+        self._json_bytes = None if length is None else _whole(length)
+        self._forms: dict[bytes, Form] = {}
+        self._last = b""
+
+    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+        if self._encoding:
+            body = wire.decompress(body, self._encoding)
+        service, served = self._service, self._served
+        if not (served.quick and service.workers.idle):
+            return self._later(wire.parse_request(body, self._json_bytes), arrived_s)
+        if self._json_bytes is not None:
+            text = body[: self._json_bytes]
+            if (form := self._forms.get(text)) is not None and len(body) == form.body_bytes:
+                return form.binary(body, arrived_s)
+        elif (place := hole(body)) is not None:
+            a, b = place
+            text = body[: a + 1] + body[b - 1 :]
+            if (form := self._forms.get(text)) is not None:
+                answer = form.json(body[a:b], arrived_s)
+                if answer is not None:
+                    return answer
+        else:
+            text = b""
+        asked = wire.parse_request(body, self._json_bytes)
+        requested = asked.requested or ()
+        reply = service.inline(served, asked.inputs, requested=requested, arrived_s=arrived_s)
+        if reply is None:  # pragma: no cover (a core was free above)
+            return self._later(asked, arrived_s)
+        if text:
+            self._remember(text, asked, body)
+        return _written(served, asked, reply)
+
+    def _remember(self, text: bytes, asked: wire.Request, body: bytes) -> None:
+        """Keep the form of a request that came twice; one with an id of its own does not come again."""
+        twice, self._last = text == self._last, text
+        if not twice or text in self._forms or len(text) > FORM_LIMIT_BYTES:
+            return
+        if (form := form_of(self._service, self._served, asked, body, self._json_bytes)) is not None:
+            if len(self._forms) >= FORMS:
+                self._forms.clear()
+            self._forms[text] = form
+
+    async def _later(self, asked: wire.Request, arrived_s: float) -> bytes:
+        deadline_s = None if asked.timeout_s is None else arrived_s + asked.timeout_s
+        reply = await self._service.infer(
+            self._served,
+            asked.inputs,
+            requested=asked.requested or (),
+            arrived_s=arrived_s,
+            deadline_s=deadline_s,
+        )
+        return _written(self._served, asked, reply)
 
 
-async def _infer_later(service: Service, model: str, request: wire.Request, arrived_s: float) -> bytes:
-    deadline_s = None if request.timeout_s is None else arrived_s + request.timeout_s
-    reply = await service.infer(
-        model, request.inputs, requested=request.requested or (), arrived_s=arrived_s, deadline_s=deadline_s
-    )
-    return _written(model, request, reply)
-
-
-def _written(model: str, request: wire.Request, reply: Reply) -> bytes:
+def _written(served: Served, request: wire.Request, reply: Reply) -> bytes:
     """The reply as it was wanted: which outputs, and each as binary or JSON."""
     wanted = request.requested
     timing = format_timing(reply.timings)
     return wire.infer_response(
-        model,
-        wire.VERSION,
+        served.name,
+        served.version,
         reply.outputs,
         binary=request.binary if wanted is None else {name for name, as_binary in wanted.items() if as_binary},
         request_id=request.id,
@@ -119,76 +175,80 @@ def _written(model: str, request: wire.Request, reply: Reply) -> bytes:
     )
 
 
-def _live(service: Service, request: _http.Request) -> bytes:
-    return _json({"live": True})
+def _always(value: Any) -> Route:
+    answer = wire.http_response(200, orjson.dumps(value))
+    return lambda service, head: lambda body, arrived_s: answer
 
 
-def _ready(service: Service, request: _http.Request) -> bytes:
-    return _json({"ready": True})
+def _server(service: Service, head: _http.Head) -> Respond:
+    extensions = ["binary_tensor_data", "model_repository", "statistics"]
+    return _now(lambda: {"name": "airserve", "version": version_of("airserve"), "extensions": extensions})
 
 
-def _server(service: Service, request: _http.Request) -> bytes:
-    return _json(
-        {"name": "airserve", "version": version_of("airserve"), "extensions": ["binary_tensor_data", "statistics"]}
+def _index(service: Service, head: _http.Head) -> Respond:
+    return _now(
+        lambda: [{"name": s.name, "version": s.version, "state": "READY", "reason": ""} for s in service.served]
     )
 
 
-def _index(service: Service, request: _http.Request) -> bytes:
-    return _json([{"name": n, "version": wire.VERSION, "state": "READY", "reason": ""} for n in service.endpoints])
+def _model_ready(service: Service, head: _http.Head) -> Respond:
+    served = _model(service, head.path, "/ready")
+    return _now(lambda: {"name": served.name, "version": served.version, "ready": True})
 
 
-def _model_ready(service: Service, request: _http.Request) -> bytes:
-    return _json({"name": service.endpoint(_model(request.path, "/ready")).name, "ready": True})
+def _describe(service: Service, head: _http.Head) -> Respond:
+    served = _model(service, head.path)
 
+    async def describe() -> bytes:
+        signature = await service.signature(served)
+        return _json(
+            {
+                "name": served.name,
+                "versions": service.versions(served.name),
+                "platform": "onnxruntime_onnx",
+                "inputs": _described(signature.inputs),
+                "outputs": _described(signature.outputs),
+            }
+        )
 
-async def _describe(service: Service, request: _http.Request) -> bytes:
-    name = _model(request.path)
-    signature = await service.signature(name)
-    return _json(
-        {
-            "name": name,
-            "versions": [wire.VERSION],
-            "platform": "onnxruntime_onnx",
-            "inputs": _described(signature.inputs),
-            "outputs": _described(signature.outputs),
-        }
-    )
+    return lambda body, arrived_s: describe()
 
 
 def _described(tensors: tuple[Tensor, ...]) -> list[dict[str, Any]]:
-    return [{"name": t.name, "datatype": wire.DATATYPE[t.dtype], "shape": t.shape} for t in tensors]
+    return [{"name": t.name, "datatype": DATATYPE[t.dtype], "shape": t.shape} for t in tensors]
 
 
-def _all_statistics(service: Service, request: _http.Request) -> bytes:
-    return _statistics(service.endpoints.values())
+def _all_statistics(service: Service, head: _http.Head) -> Respond:
+    return _now(lambda: {"model_stats": [_counted(one) for one in service.served]})
 
 
-def _model_statistics(service: Service, request: _http.Request) -> bytes:
-    return _statistics([service.endpoint(_model(request.path, "/stats"))])
+def _model_statistics(service: Service, head: _http.Head) -> Respond:
+    served = _model(service, head.path, "/stats")
+    return _now(lambda: {"model_stats": [_counted(served)]})
 
 
-def _statistics(endpoints: Iterable[Served]) -> bytes:
+def _counted(served: Served) -> dict[str, Any]:
     """Triton's statistics, with the overruns of emulated sites; times in nanoseconds since the start."""
-    models = []
-    for served in endpoints:
-        counts = served.counts
-        queue_ns, compute_ns = int(1e9 * counts.queue_s), int(1e9 * counts.compute_s)
-        models.append(
-            {
-                "name": served.name,
-                "version": wire.VERSION,
-                "inference_count": counts.answered,
-                "execution_count": counts.answered,
-                "inference_stats": {
-                    "success": {"count": counts.answered, "ns": queue_ns + compute_ns},
-                    "fail": {"count": counts.failed, "ns": 0},
-                    "queue": {"count": counts.answered, "ns": queue_ns},
-                    "compute_infer": {"count": counts.answered, "ns": compute_ns},
-                },
-                "padding": {"overruns": counts.overruns, "worst_overrun_ms": 1e3 * counts.worst_overrun_s},
-            }
-        )
-    return _json({"model_stats": models})
+    counted, padded = served.table.counted(served.slot), served.padded
+    queue_ns, compute_ns = int(1e9 * counted.queue_s), int(1e9 * counted.compute_s)
+    return {
+        "name": served.name,
+        "version": served.version,
+        "inference_count": counted.rows,
+        "execution_count": counted.answered,
+        "inference_stats": {
+            "success": {"count": counted.answered, "ns": queue_ns + compute_ns},
+            "fail": {"count": counted.failed, "ns": 0},
+            "queue": {"count": counted.answered, "ns": queue_ns},
+            "compute_infer": {"count": counted.answered, "ns": compute_ns},
+        },
+        "padding": {"overruns": padded.overruns, "worst_overrun_ms": 1e3 * padded.worst_overrun_s},
+    }
+
+
+def _now(value: Callable[[], Any]) -> Respond:
+    """Answers each request with what `value` gives then, as JSON."""
+    return lambda body, arrived_s: _json(value())
 
 
 def _json(value: Any) -> bytes:
@@ -197,19 +257,19 @@ def _json(value: Any) -> bytes:
 
 def _whole(value: bytes) -> int:
     if not value.isdigit():
-        raise wire.WireError(f"Inference-Header-Content-Length is {value[:20].decode('latin-1')!r}, not a number.")
+        raise WireError(f"Inference-Header-Content-Length is {value[:20].decode('latin-1')!r}, not a number.")
     return int(value)
 
 
-FIXED: dict[str, tuple[str, Respond]] = {
+FIXED: dict[str, tuple[str, Route]] = {
     "/v2": ("GET", _server),
-    "/v2/health/live": ("GET", _live),
-    "/v2/health/ready": ("GET", _ready),
+    "/v2/health/live": ("GET", _always({"live": True})),
+    "/v2/health/ready": ("GET", _always({"ready": True})),
     "/v2/models/stats": ("GET", _all_statistics),
     "/v2/repository/index": ("POST", _index),
 }
-MODEL: dict[str, tuple[str, Respond]] = {
-    "infer": ("POST", _infer),
+MODEL: dict[str, tuple[str, Route]] = {
+    "infer": ("POST", _Infer),
     "ready": ("GET", _model_ready),
     "stats": ("GET", _model_statistics),
 }

@@ -1,0 +1,101 @@
+"""What a service has counted: a table in memory that its workers share, with numbers of its own for each worker.
+
+A worker writes only its own part and a reader adds up all parts, so nothing is locked, nothing is lost when a worker
+dies, and every worker tells the same.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from bisect import bisect_left
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from airserve.model import Array
+
+BUCKETS_S = (
+    1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
+)  # fmt: skip
+FAILURES = ("refused", "failed", "rejected", "late")  # the client's, the engine's, for want of room, of time
+ANSWERED, ROWS, QUEUE_S, COMPUTE_S, LAST_S, FAILED, BUCKET = 0, 1, 2, 3, 4, 5, 9
+CELLS = BUCKET + len(BUCKETS_S) + 1
+SLOTS = 256  # versions of models that one service may hold at a time
+
+
+class Counted(NamedTuple):
+    """What was counted of one version of a model since the service began, over all workers."""
+
+    answered: int
+    rows: int
+    queue_s: float
+    compute_s: float
+    last_s: float  # by time.time, when a request was answered last; 0 before the first
+    failures: dict[str, int]
+    buckets: tuple[int, ...]  # answers by latency, one number for each of BUCKETS_S and one beyond
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+
+@final
+class Meter:
+    """One worker's numbers of one version of a model."""
+
+    __slots__ = ("_at", "_cells")
+
+    def __init__(self, cells: memoryview[float], at: int) -> None:
+        self._cells = cells
+        self._at = at
+
+    def answered(self, queue_s: float, compute_s: float, rows: int = 1) -> None:
+        cells, at = self._cells, self._at
+        cells[at] += 1.0
+        cells[at + ROWS] += rows
+        cells[at + QUEUE_S] += queue_s
+        cells[at + COMPUTE_S] += compute_s
+        cells[at + BUCKET + bisect_left(BUCKETS_S, queue_s + compute_s)] += 1.0
+
+    def failed(self, kind: str) -> None:
+        self._cells[self._at + FAILED + FAILURES.index(kind)] += 1.0
+
+
+@final
+class Table:
+    """The numbers of `workers` processes. Made before they are forked, it is one table to all of them.
+
+    >>> table = Table(workers=2, slots=1)
+    >>> for worker in (0, 1):
+    ...     table.meter(worker, 0).answered(0.001, 0.002)
+    >>> table.counted(0).answered, table.counted(0).queue_s
+    (2, 0.002)
+    """
+
+    def __init__(self, workers: int = 1, slots: int = SLOTS) -> None:
+        self._shared = mmap.mmap(-1, 8 * workers * slots * CELLS)
+        self._cells: memoryview[float] = memoryview(self._shared).cast("d")
+        self._array: Array = np.frombuffer(self._shared, np.float64).reshape(workers, slots, CELLS)
+        self._slots = slots
+        self.begun_s = time.time()
+
+    def meter(self, worker: int, slot: int) -> Meter:
+        return Meter(self._cells, (worker * self._slots + slot) * CELLS)
+
+    def clear(self, slot: int) -> None:
+        """Forget what a slot held, before another version of a model gets it."""
+        self._array[:, slot] = 0.0
+
+    def counted(self, slot: int) -> Counted:
+        part = self._array[:, slot]
+        total: list[Any] = part.sum(axis=0).tolist()
+        return Counted(
+            int(total[ANSWERED]),
+            int(total[ROWS]),
+            total[QUEUE_S],
+            total[COMPUTE_S],
+            float(part[:, LAST_S].max()),
+            {kind: int(total[FAILED + k]) for k, kind in enumerate(FAILURES)},
+            tuple(int(count) for count in total[BUCKET:]),
+        )

@@ -1,0 +1,186 @@
+"""A model as it is served: loaded, warmed up, a request checked against its signature before it is run."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, final
+
+import numpy as np
+
+from airserve.contract import Endpoint
+from airserve.model import Array, ModelError, Run, Signature, Tensor, open_function
+from airserve.serve.batching import Padded
+from airserve.serve.metering import Meter, Table
+from airserve.serve.routing import Router
+from airserve.tensors import DATATYPE
+
+INLINE_S = 1e-3  # work shorter than this runs on the loop when a core is free: a thread hop costs 30 us and more
+
+
+class BadInput(ValueError):
+    """Inputs or requested outputs that do not fit the endpoint's signature; the message is one sentence."""
+
+
+class EngineFailed(RuntimeError):
+    """The engine refused inputs that fit the signature; the message is one sentence."""
+
+
+class Counts(NamedTuple):
+    """What an endpoint has done since the start."""
+
+    answered: int
+    failed: int
+    queue_s: float
+    compute_s: float
+    overruns: int
+    worst_overrun_s: float
+
+
+@final
+class Served:
+    """A version of a model, loaded and warmed up: its signature, the check of a request against it, and its work.
+
+    `worker` and `slot` say where in `table` it is counted. Raises `ModelError` where it cannot be loaded.
+    """
+
+    def __init__(self, endpoint: Endpoint, table: Table | None = None, worker: int = 0, slot: int = 0) -> None:
+        self.endpoint = endpoint
+        self.name = endpoint.name
+        self.version = endpoint.version
+        self.router = Router(endpoint.next) if endpoint.next else None
+        if not endpoint.functions:
+            raise ModelError(f"endpoint {self.name} has no functions; give it at least one.")
+        opened = [open_function(function) for function in endpoint.functions]
+        for tensor in (t for signature, _ in opened for t in (*signature.inputs, *signature.outputs)):
+            if tensor.dtype not in DATATYPE:
+                raise ModelError(f"endpoint {self.name}: {tensor.name} is {tensor.dtype}, which cannot be served.")
+        runs = [opened[0][1]]
+        for (before, _), (after, run) in itertools.pairwise(opened):
+            runs.append(_joined(self.name, before.outputs, after.inputs, run))
+        self.inputs, self.outputs = opened[0][0].inputs, opened[-1][0].outputs
+        self.padded = Padded([(run, f.padded_s) for run, f in zip(runs, endpoint.functions, strict=True)])
+        self.table, self.slot = table or Table(slots=1), slot
+        self.meter: Meter = self.table.meter(worker, slot)
+        self._wanted = [(tensor, tensor.name, _dtype(tensor)) for tensor in self.inputs]
+        warm_s = [_warm_up(self.name, signature, run) for signature, run in opened]
+        self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
+        self.quick = self.cheap and self.router is None  # may be computed on the loop
+        self.work: Run = runs[0] if self.padded.plain else self.padded
+
+    @property
+    def counts(self) -> Counts:
+        p, counted = self.padded, self.table.counted(self.slot)
+        return Counts(
+            counted.answered, counted.failed, counted.queue_s, counted.compute_s, p.overruns, p.worst_overrun_s
+        )
+
+    def check(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The inputs in the signature's order. Raises `BadInput`: which, what was expected, what came."""
+        ordered = []
+        for tensor, name, dtype in self._wanted:
+            array = inputs.get(name)
+            if array is None:
+                unknown = [name for name in inputs if name not in {t.name for t in self.inputs}]
+                came = f"; it has no input {unknown[0]!r}" if unknown else ""
+                raise BadInput(f"{self.name} lacks input {tensor.name!r}{came}. It takes {_listed(self.inputs)}.")
+            if array.dtype != dtype or not _fits(array.shape, tensor.shape):
+                raise BadInput(
+                    f"input {tensor.name!r} of {self.name} is {_shown(array)}; expected {tensor.dtype} "
+                    f"{list(tensor.shape)}."
+                )
+            ordered.append(array)
+        if len(inputs) > len(ordered):
+            unknown = [name for name in inputs if name not in {t.name for t in self.inputs}]
+            raise BadInput(f"{self.name} has no input {unknown[0]!r}. It takes {_listed(self.inputs)}.")
+        return ordered
+
+    def check_requested(self, requested: Collection[str], outputs: Sequence[Tensor]) -> None:
+        """Raises `BadInput` where a requested output does not exist."""
+        names = [tensor.name for tensor in outputs]
+        for name in requested:
+            if name not in names:
+                raise BadInput(f"{self.name} has no output {name!r}. It gives {', '.join(names)}.")
+
+    def run(self, ordered: Sequence[Array]) -> list[Array]:
+        """The outputs in the signature's order, for checked inputs.
+
+        Raises `ModelError` for data that cannot be decoded, `BadInput`, and `EngineFailed`.
+        """
+        try:
+            return self.work(ordered)
+        except Exception as error:
+            raise self.explained(error) from None
+
+    def explained(self, error: Exception) -> Exception:
+        """What `work` raised, as one of the errors that `run` raises: onnxruntime's share no base class."""
+        if isinstance(error, (ModelError, BadInput)):
+            return error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return EngineFailed(f"{self.name}: the engine refused the input: {reason[0][:200]}")
+
+    def encode(self, ordered: Sequence[Array]) -> tuple[list[tuple[Tensor, Array]], bytes]:
+        """Outputs with their Tensors, and for a head the request to its tail: encoding is work of this site too."""
+        outputs = list(zip(self.outputs, self.run(ordered), strict=True))
+        return outputs, self.router.encode(outputs) if self.router else b""
+
+    def close(self) -> None:
+        if self.router is not None:
+            self.router.close()
+
+
+def _joined(name: str, before: Sequence[Tensor], after: Sequence[Tensor], run: Run) -> Run:
+    """A Function behind another: it takes the other's outputs in order. Raises `ModelError` where they cannot fit."""
+    same = len(before) == len(after) and all(
+        b.dtype == a.dtype and len(b.shape) == len(a.shape) for b, a in zip(before, after, strict=True)
+    )
+    if not same:
+        raise ModelError(f"endpoint {name}: a function gives {_listed(before)}, the next takes {_listed(after)}.")
+
+    def checked(arrays: Sequence[Array]) -> list[Array]:
+        for array, tensor in zip(arrays, after, strict=True):
+            if not _fits(array.shape, tensor.shape):
+                raise BadInput(
+                    f"the input of {name} becomes {_shown(array)}; the model takes {tensor.dtype} {list(tensor.shape)}."
+                )
+        return run(arrays)
+
+    return checked
+
+
+def _warm_up(name: str, signature: Signature, run: Run) -> float:
+    """Seconds of a warm run on zeros (the least of three); infinite where shapes do not allow it.
+
+    Only a first axis may be free, for it counts samples; what other free axes may be, the graph does not say.
+    """
+    if any(t.dtype == "bytes" or -1 in t.shape[1:] for t in signature.inputs):
+        return float("inf")
+    zeros = [np.zeros([1 if axis < 0 else axis for axis in t.shape], t.dtype) for t in signature.inputs]
+    taken_s = []
+    for _ in range(4):  # the first run allocates
+        begun_s = time.perf_counter()
+        try:
+            run(zeros)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"endpoint {name} fails on zeros of its own shape: {str(error)[:160]}") from None
+        taken_s.append(time.perf_counter() - begun_s)
+    return min(taken_s[1:])
+
+
+def _dtype(tensor: Tensor) -> np.dtype[np.generic]:
+    return np.dtype(object if tensor.dtype == "bytes" else tensor.dtype)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if shape[1:] == wanted[1:] and len(shape) == len(wanted):  # nearly always: only the first axis is free
+        return shape == wanted or wanted[0] == -1
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _shown(array: Array) -> str:
+    return f"{'bytes' if array.dtype == object else array.dtype} {list(array.shape)}"
+
+
+def _listed(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(f"{t.name!r} ({t.dtype} {list(t.shape)})" for t in tensors)
