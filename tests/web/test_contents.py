@@ -1,0 +1,175 @@
+"""What a report says is what plan and run said: figures against hand-worked ones, nothing that JSON cannot hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airserve.contract import Promise, Readings, Span
+from airserve.errors import UserError
+from airserve.place.description import Factory
+from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
+from airserve.serve.driving import Drive, Score
+from airserve.web.contents import contents, emulation, keep, of_run, waterfall
+
+PROMISE = Promise(latency_ms=50.0, percentile=90.0, max_accuracy_drop=0.01)
+SPANS = (Span("air", "up", "hall"), Span("compute", "", "mast"))
+
+
+def readings(air_ms: Any, compute_ms: Any) -> Readings:
+    """One request every 0.1 s."""
+    ms = np.column_stack([np.asarray(air_ms, float), np.asarray(compute_ms, float)])
+    return Readings("look", SPANS, np.arange(len(ms)) / 10, np.zeros(len(ms), int), ms)
+
+
+def candidate(cut: str, seconds: float, score: float = 0.9, site: str = "mast") -> Candidate:
+    size = np.array([1000.0])
+    return Candidate(
+        "look", "m@1/fp32", "fp32", cut, "raw", "camera", "" if cut == "none" else site, (), (),
+        np.array([0.0 if cut == "input" else seconds]), np.array([0.0 if cut == "none" else seconds]),
+        size, size, False, "accuracy", score, 0.9, 100,
+    )  # fmt: skip
+
+
+def lost(cut: str, ms: float, score: float = 0.9) -> RunnerUp:
+    return RunnerUp(candidate(cut, ms / 1e3, score), ms, (ms - 1, ms + 1), "twin", 1.0, "it is slower", None)
+
+
+@pytest.fixture
+def factory() -> Factory:
+    return Factory.model_validate(
+        {
+            "network": {
+                "cells": [{"name": "hall"}],
+                "slices": [{"name": "all"}],
+                "sites": [
+                    {"name": "camera", "kind": "device", "speed": 0.1},
+                    {"name": "mast", "kind": "edge", "cores": 2, "delay_ms": 1},
+                    {"name": "unused", "kind": "cloud", "delay_ms": 20},
+                ],
+            },
+            "services": [
+                {"name": "look", "model": "m", "device": "camera", "devices": 4, "rate_hz": 5, "slice": "all",
+                 "promise": {"latency_ms": 50, "percentile": 90, "max_accuracy_drop": 0.01}}
+            ],
+        }
+    )  # fmt: skip
+
+
+def planned(chosen: Candidate, ms: float, *runners_up: RunnerUp) -> Plan:
+    choice = Choice(
+        "look", PROMISE, chosen, ms, (ms - 1, ms + 1), 1.0, True, "the cheapest", runners_up, 9, "uplink",
+        ((4, ms, ms - 1, ms + 1), (9, float("inf"), ms, float("inf"))),
+    )  # fmt: skip
+    return Plan("digest", (choice,), (0.1,), (0.1,), 0.2, 0, 1.0)
+
+
+def driven(found: Readings) -> Drive:
+    n = len(found.sent_s)
+    return Drive(
+        {"look": found}, {"look": Score("accuracy", 0.89, n)}, {"look": n}, {"look": found.answered},
+        {"look": n - found.answered}, {}, 10.0, 7, 0.1, 0.1, 0, {}, True, "", {"relay": "SCHED_FIFO 10"},
+    )  # fmt: skip
+
+
+def test_waterfall_is_the_mean_of_whole_requests() -> None:
+    """Latencies 1 to 100: the median ones are ranks 46 to 55, those about p90 ranks 86 to 95."""
+    rank = np.random.default_rng(0).permutation(100) + 1.0
+    found = readings(rank / 4, 3 * rank / 4)
+    rows = waterfall(found, found, PROMISE)
+    assert [row["kind"] for row in rows] == ["air", "compute"]
+    assert [row["median_ms"] for row in rows] == pytest.approx([50.5 / 4, 50.5 * 3 / 4])
+    assert [row["slow_ms"] for row in rows] == pytest.approx([90.5 / 4, 90.5 * 3 / 4])
+    assert [row["predicted_slow_ms"] for row in rows] == [row["slow_ms"] for row in rows]
+
+
+def test_waterfall_leaves_out_who_was_not_answered() -> None:
+    found = readings([1.0] * 9 + [np.nan], [2.0] * 9 + [np.nan])
+    assert [row["slow_ms"] for row in waterfall(found, found, PROMISE)] == [1.0, 2.0]
+    nobody = readings([np.nan], [np.nan])
+    assert [row["slow_ms"] for row in waterfall(nobody, nobody, PROMISE)] == [None, None]
+
+
+def test_a_plan_alone_reports_no_measurement(factory: Factory) -> None:
+    said = contents("hall", factory, planned(candidate("input", 0.01), 12.0))
+    one = said["services"][0]
+    assert said["life"] == "twin"
+    assert said["emulation"] == ["everything: no packet was sent, the twin computed this"]
+    assert one["measured_ms"] is None
+    assert one["sent"] is None
+    assert one["kept"] is True
+    assert one["score"] == {"metric": "accuracy", "value": 0.9, "n": 100, "before": 0.9}
+    assert one["capacity"]["ms"] == [12.0, None]  # infinite: JSON has no word for it
+    assert one["cdf"]["predicted"][-1] == 1.0
+    assert one["cdf"]["measured"] is None
+
+
+def test_a_run_is_reported_as_it_was(factory: Factory) -> None:
+    latency = np.arange(1.0, 101.0)
+    found = readings(latency / 2, latency / 2)
+    said = contents("hall", factory, planned(candidate("input", 0.01), 12.0), driven(found))
+    one = said["services"][0]
+    assert (one["sent"], one["answered"], one["failed"]) == (100, 100, 0)
+    assert one["measured_ms"] == 90.1  # between ranks, as NumPy has it
+    assert one["measured_interval_ms"][0] <= 90.1 <= one["measured_interval_ms"][1]
+    assert one["verdict"] == "not kept"
+    assert one["kept"] is False
+    assert one["score"]["value"] == 0.89
+    assert [span["ms"] for span in one["worst"]] == [50.0, 50.0]
+    over = one["over_time"]  # a window of 5 s ends at each second; the first five hold what there is so far
+    assert over["t_s"] == [float(k) for k in range(1, 11)]
+    assert over["percentile_ms"][0] == 9.1
+    assert over["percentile_ms"][-1] == 95.1
+    at = np.searchsorted(one["cdf"]["ms"], 50.0)
+    assert one["cdf"]["measured"][at] == pytest.approx(0.5, abs=0.01)
+    json.dumps(said, allow_nan=False)
+
+
+def test_unanswered_requests_count_against_the_promise(factory: Factory) -> None:
+    air = np.full(200, 1.0)
+    air[::4] = np.nan
+    one = contents("hall", factory, planned(candidate("input", 0.01), 12.0), driven(readings(air, air)))["services"][0]
+    assert (one["sent"], one["answered"], one["failed"]) == (200, 150, 50)
+    assert one["measured_ms"] is None
+    assert one["kept"] is False
+    assert one["cdf"]["measured"][-1] == 0.75
+
+
+def test_a_cut_is_held_against_the_best_without_one(factory: Factory) -> None:
+    """Not against one that is faster and wrong: its score falls by more than the promise allows."""
+    wrong = lost("none", 5.0, score=0.8)
+    made = planned(candidate("relu", 0.01), 30.0, lost("input", 40.0), lost("none", 60.0), wrong)
+    why = contents("hall", factory, made)["services"][0]["why"]
+    assert why.startswith("the cheapest; 10 ms less than the best without a cut (send the input (raw), fp32 on mast)")
+    slower = planned(candidate("input", 0.01), 30.0, lost("relu", 45.0))
+    assert (
+        "15 ms more than the best without a cut"
+        in contents("hall", factory, slower)["services"][0]["runners_up"][0]["why"]
+    )
+
+
+def test_emulation_names_what_is_used_and_nothing_else(factory: Factory) -> None:
+    lines = emulation(factory, planned(candidate("input", 0.01), 12.0))
+    assert [line.split(":")[0] for line in lines] == ["the air of hall", "mast", "mast"]
+    alone = emulation(factory, planned(candidate("none", 0.01), 12.0))
+    assert [line.split(":")[0] for line in alone] == ["camera"]
+
+
+def test_what_is_kept_is_reported_later(factory: Factory, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"was never brought up; airserve up FILE"):
+        of_run(tmp_path)
+    keep(tmp_path, factory, planned(candidate("input", 0.01), 12.0))
+    with pytest.raises(UserError, match="airserve drive"):
+        of_run(tmp_path)
+
+
+def test_an_invalid_run_says_why(factory: Factory) -> None:
+    run = replace(driven(readings([1.0], [1.0])), valid=False, invalid_why="the relay was late")
+    said = contents("hall", factory, planned(candidate("input", 0.01), 12.0), run)
+    assert (said["valid"], said["invalid_why"]) == (False, "the relay was late")
+    assert said["services"][0]["verdict"] == "too few requests"
