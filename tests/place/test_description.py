@@ -29,7 +29,7 @@ def test_the_example_reads():
         ("slice: video", "slice: vidoe", "slice 'vidoe', which does not exist; perhaps video"),
         ("device: camera", "device: mast", "kind edge; a device is wanted: sensor, camera"),
         ("bandwidth_mhz: 100", "bandwidth_mhz: 55", "55 does not exist at 30 kHz"),
-        ("tdd: DDDSU", "tdd: DDDD", "at least one D and one U"),
+        ("tdd: DDDSU", "tdd: DDDD", "has no slot in which devices could send data"),
         ("name: mast, kind: edge", "name: camera, kind: edge", "two sites are named camera"),
         ("rate_hz: 5", "rate_hz: -5", "rate_hz is -5"),
         ("devices: 20", "", "lacks the key 'devices'"),

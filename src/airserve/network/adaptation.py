@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from math import log10
 
-from airserve.network import link
-from airserve.network.buffers import UP, Config, State
+import numpy as np
+
+from airserve.network import control, link
+from airserve.network.buffers import UP, Config, N, State
 from airserve.network.jit import inner
 
 REPORT_PERIOD_MS = 20.0  # CSI report (downlink) or sounding (uplink)
@@ -17,6 +19,7 @@ LOOP_STEP_DB = 0.5  # down after a block that was not decoded; up by target / (1
 LOOP_LIMITS_DB = (-10.0, 3.0)
 
 uplink_snr_db, with_evm_db = link.uplink_snr_db, link.with_evm_db
+PDCCH_DB, PDCCH_LEVELS = control.THRESHOLD_DB, np.array(control.LEVELS)
 THRESHOLD_DB, EFFICIENCY, QM, RATE = link.THRESHOLD_DB, link.EFFICIENCY, link.QM, link.RATE
 
 
@@ -77,6 +80,17 @@ def correct(s: State, c: Config, f: int, decoded: bool) -> None:
     up = LOOP_STEP_DB * c.target_bler / (1 - c.target_bler)
     olla_db = s.flow[f].olla_db + (up if decoded else -LOOP_STEP_DB)
     s.flow[f].olla_db = min(max(olla_db, LOOP_LIMITS_DB[0]), LOOP_LIMITS_DB[1])
+
+
+@inner
+def aggregation(s: State, c: Config, f: int) -> int:
+    """Control channel elements of a grant to a flow's device, by the SNR of its last report in the downlink."""
+    ue = s.flow[f].ue
+    snr = snr_db(s, c, ue, 1, max(s.n[N.slot] - c.report_delay, 0))
+    level = 0
+    while level + 1 < PDCCH_DB.size and snr < PDCCH_DB[level]:
+        level += 1
+    return int(PDCCH_LEVELS[level])
 
 
 @inner

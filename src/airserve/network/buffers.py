@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from airserve.model import Array
+from airserve.network.headers import PACKET, PACKET_BYTES
 from airserve.network.jit import inner, njit
 
 DOWN, UP = 0, 1
 NONE = -1
 
-PACKET_BYTES = 1400  # of application data in one IP packet
-PACKET_OVERHEAD_BYTES = 44  # IPv4 20, TCP 20, PDCP 3 (18-bit number), SDAP 1
+PACKET_OVERHEAD_BYTES = sum(PACKET.values())
 
 # What a transport block waits for; the kind of its next event
 OUTCOME, RESEND, REPORT, LOST, REQUEST = 0, 1, 2, 3, 4
@@ -93,14 +93,6 @@ RECORD = np.dtype(
     ],
     align=True,
 )
-SLOT = np.dtype(  # of the TDD pattern
-    [
-        ("elements", "i8", (2,)),  # resource elements for data of a PRB, by direction
-        ("next_down", "i8"),  # slots until the next with a downlink
-        ("next_up", "i8"),  # slots until the next with a PUSCH
-    ],
-    align=True,
-)
 
 
 class Numbers(NamedTuple):
@@ -122,7 +114,8 @@ class Numbers(NamedTuple):
     resent: int = 16  # HARQ retransmissions
     given_up: int = 17  # blocks that HARQ gave up and RLC sent again
     requests: int = 18  # scheduling requests
-    size: int = 19
+    cces: int = 19  # control channel elements left for grants, in this slot and direction
+    size: int = 20
 
 
 N = Numbers()
@@ -146,6 +139,7 @@ class Config(NamedTuple):
     report_delay: int
     snapshot: float  # of the radio trace
     rlc_delay: int
+    cces: tuple[int, int]  # control channel elements for the grants of a slot, by direction
     prepare_s: float  # processing before a transmission
     decode_s: float  # and after it
 
@@ -160,7 +154,7 @@ class State(NamedTuple):
     calendar: Array  # int64 (slots,): list of the blocks with an event in a slot, a ring
     active: Array  # int64 (2, slices): list of the flows with something to grant
     slices: Array  # slicing.SLICE (2, slices): by direction, what the slice policy sees
-    pattern: Array  # SLOT (slots of the TDD pattern,)
+    pattern: Array  # frame.SLOT (slots of the pattern,)
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     prbs_used: Array  # int64 (slices, 2)
     nbytes: Array  # int64 (slices, 2), delivered, without overheads
@@ -168,10 +162,10 @@ class State(NamedTuple):
 
 @njit
 def wire_bytes(nbytes: int) -> int:
-    """Bytes on the radio of a record: with the headers of its IP packets.
+    """Bytes on the radio of a record: with the headers of its packets.
 
     >>> wire_bytes(200), wire_bytes(2800)
-    (244, 2888)
+    (250, 2900)
     """
     return nbytes + PACKET_OVERHEAD_BYTES * ((nbytes + PACKET_BYTES - 1) // PACKET_BYTES)
 

@@ -1,4 +1,4 @@
-"""The MAC of one TDD cell, slot by slot: bytes of devices go in, and come out when the radio has carried them.
+"""The MAC of one cell, slot by slot: bytes of devices go in, and come out when the radio has carried them.
 
 TS 38.321 (MAC), TS 38.214 (transport blocks, link adaptation), TS 28.541 (slices). docs/mac.md says what is
 modelled and what is not. buffers.py holds the state; adaptation.py, harq.py and scheduler.py are the steps of a slot.
@@ -15,7 +15,7 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import radio
+from airserve.network import control, frame, radio
 from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
 from airserve.network.buffers import (
     BLOCK,
@@ -23,7 +23,6 @@ from airserve.network.buffers import (
     FLOW,
     NONE,
     RECORD,
-    SLOT,
     UP,
     Config,
     N,
@@ -34,22 +33,15 @@ from airserve.network.buffers import (
 )
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.jit import njit
-from airserve.network.link import resource_elements
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import SLOT_SYMBOLS, Cell, Network
 
 __all__ = ["DOWN", "UP", "Mac", "MacError", "Usage", "initial"]
 
 Grant = Literal["sr", "configured"]
 
-CONTROL_SYMBOLS = 2  # PDCCH at the start of a slot with a downlink
-UPLINK_CONTROL_SYMBOLS = 1  # PUCCH and SRS at the end of an uplink slot
-SPECIAL_DOWN_SYMBOLS = 10  # of the S slot; 2 guard, and 2 uplink that carry SRS and no PUSCH
-DMRS_ELEMENTS = 12  # of a PRB in a slot: one front-loaded symbol
 FIRST_GRANT_BYTES = 512  # that answers a scheduling request; SR_GRANT_BYTES of srsRAN
-N1_SYMBOLS = {15: 8, 30: 10, 60: 17}  # PDSCH decoding, capability 1, by kHz: TS 38.214 Table 5.3-1
-N2_SYMBOLS = {15: 10, 30: 12, 60: 23}  # PUSCH preparation, capability 1: TS 38.214 Table 6.4-1
 
 DELIVERED_NAMES = ["id", "ue", "direction", "nbytes", "arrived_s", "granted_s", "delivered_s"]
 DELIVERED = np.dtype([(name, RECORD[name]) for name in DELIVERED_NAMES])
@@ -92,7 +84,7 @@ class Mac:
 
     `slice_of` has the index of each device's slice. `grant` is "sr" (scheduling requests and buffer status reports)
     or "configured" (a device may send in any uplink slot without asking). `processing` adds the times that a device
-    takes to prepare and decode, capability 1. `max_records` records have room at first; more get it.
+    takes to prepare and decode. `max_records` records have room at first; more get it.
 
     >>> from airserve.network.topology import Network
     >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
@@ -250,8 +242,8 @@ def initial(
 
 def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant, processing: bool) -> Config:
     slot_s = cell.slot_ms / 1000
-    pattern = len(cell.tdd)
-    symbol_s = slot_s / 14
+    pattern = len(cell.symbols)
+    decode, prepare = (n / 2 * slot_s / SLOT_SYMBOLS for n in frame.processing_symbols(cell))
     return Config(
         ues=ues,
         slices=slices,
@@ -268,8 +260,9 @@ def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant,
         report_delay=round(REPORT_DELAY_MS / cell.slot_ms),
         snapshot=trace.snapshot_s / slot_s,
         rlc_delay=round(RLC_DELAY_MS / cell.slot_ms),
-        prepare_s=N2_SYMBOLS[cell.scs_khz] / 2 * symbol_s if processing else 0.0,
-        decode_s=N1_SYMBOLS[cell.scs_khz] / 2 * symbol_s if processing else 0.0,
+        cces=control.shares(cell),
+        prepare_s=prepare if processing else 0.0,
+        decode_s=decode if processing else 0.0,
     )
 
 
@@ -283,9 +276,10 @@ def _state(
         flow[name] = NONE
     rows, offsets = radio.assign(trace, c.ues, rng)
     flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
-    pattern = _pattern(network.cell.tdd)
-    uplink = np.flatnonzero(pattern["elements"][:, UP])
-    opportunities = np.concatenate([uplink + i for i in range(0, c.request_period, len(pattern))])
+    pattern = frame.pattern(network.cell)
+    cycle = len(network.cell.symbols)
+    uplink = np.flatnonzero(frame.carries(network.cell, "up"))
+    opportunities = np.concatenate([uplink + i for i in range(0, c.request_period, cycle)])
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
     block = np.zeros(blocks + 2 * c.ues, BLOCK)
@@ -298,7 +292,7 @@ def _state(
     n = np.zeros(N.size, np.int64)
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
-    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(pattern)  # the farthest that an event can lie
+    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * cycle  # the farthest that an event can lie
     return State(
         n=n,
         flow=flow,
@@ -334,31 +328,3 @@ def _by_direction(down: Array, up: Array) -> Array:
     both[DOWN, ..., : down.shape[2]] = down
     both[UP, ..., : up.shape[2]] = up
     return both
-
-
-def _pattern(tdd: str) -> Array:
-    """What each slot of a TDD pattern has for data, as SLOT.
-
-    >>> _pattern("DDDSU")["elements"].tolist()
-    [[132, 0], [132, 0], [132, 0], [84, 0], [0, 144]]
-    """
-    symbols = {
-        "D": (14 - CONTROL_SYMBOLS, 0),
-        "S": (SPECIAL_DOWN_SYMBOLS - CONTROL_SYMBOLS, 0),
-        "U": (0, 14 - UPLINK_CONTROL_SYMBOLS),
-    }
-    pattern = np.zeros(len(tdd), SLOT)
-    pattern["elements"] = [[resource_elements(n, DMRS_ELEMENTS) for n in symbols[kind]] for kind in tdd]
-    pattern["next_down"] = _slots_until(pattern["elements"][:, DOWN] > 0)
-    pattern["next_up"] = _slots_until(pattern["elements"][:, UP] > 0)
-    return pattern
-
-
-def _slots_until(wanted: Array) -> Array:
-    """How many slots until the next wanted one, for every place in a pattern.
-
-    >>> _slots_until(np.array([True, False, False])).tolist()
-    [0, 2, 1]
-    """
-    n = len(wanted)
-    return np.array([next(k for k in range(n) if wanted[(at + k) % n]) for at in range(n)])

@@ -17,7 +17,7 @@ from numpy.random import Generator
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network.link import EFFICIENCY, THRESHOLD_DB, Direction, margin_db, with_evm_db
-from airserve.network.topology import PRB_BY_BANDWIDTH, Cell
+from airserve.network.topology import Cell, resource_blocks
 
 
 class TraceError(UserError, ValueError):
@@ -163,7 +163,7 @@ def _folders(home: Path | None) -> Iterator[Path]:
 
 def _rescaled(trace: Trace, cell: Cell) -> Trace:
     made = trace.made_by
-    made_hz = PRB_BY_BANDWIDTH[made["scs_khz"]][made["bandwidth_mhz"]] * made["scs_khz"]
+    made_hz = resource_blocks(cell.carrier_ghz, made["scs_khz"])[made["bandwidth_mhz"]] * made["scs_khz"]
     shift_db = 10 * np.log10(made_hz / (cell.prbs * cell.scs_khz))
     down, up = (
         np.clip(np.rint(snr + shift_db), -128, 127).astype(np.int8) for snr in (trace.snr_down_db, trace.snr_up_db)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.adaptation import EFFICIENCY, block_bits, choose, listen
+from airserve.network.adaptation import EFFICIENCY, aggregation, block_bits, choose, listen
 from airserve.network.buffers import (
     LOST_DUE,
     NONE,
@@ -22,11 +22,11 @@ from airserve.network.buffers import (
     remove_failed,
 )
 from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
+from airserve.network.headers import BLOCK
 from airserve.network.jit import inner, njit
 from airserve.network.slicing import allocate, forget, settle
 
-BLOCK_OVERHEAD_BYTES = 10  # MAC subheader 3, RLC AM with segment offset 5; 2 for a MAC control element
-GRANTS = 16  # in a slot and direction: what the PDCCH of 2 symbols carries
+BLOCK_OVERHEAD_BYTES = sum(BLOCK.values())
 PATIENCE = 20  # slots in which a retransmission may find no room before RLC cuts it anew
 OVERFULL = 8  # times the PRBs of the carrier
 MEMORY = 200.0  # slots of the average of proportional fair
@@ -66,31 +66,29 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
         slices[k].need += demand(s, c, direction, k, elements)
     given = allocate(c.policy, slices, c.prbs)
     quota = given.copy()
-    grants = resend(s, c, direction, quota)
+    s.n[N.cces] = c.cces[direction]
+    resend(s, c, direction, quota)
     more = True
     while more:  # slices in turn, so that none takes all of the PDCCH
         more = False
         for k in range(c.slices):
-            f = fairest(s, direction, k) if quota[k] > 0 and grants < GRANTS else NONE
+            f = fairest(s, direction, k) if quota[k] > 0 and s.n[N.cces] > 0 else NONE
             if f == NONE:
                 continue
             more = True
             used = grant(s, c, f, quota[k], elements)
             quota[k] -= used
             s.prbs_used[k, direction] += used
-            grants += used > 0
     settle(slices, given, quota)
 
 
 @inner
 def turns(s: State, direction: int) -> int:
     """Slots that had this direction before the one that is run."""
-    period, slot, before = 0, s.n[N.slot] % s.pattern.size, 0
-    for i in range(s.pattern.size):
-        there = s.pattern[i].elements[direction] > 0
-        period += there
-        before += there and i < slot
-    return int(s.n[N.slot] // s.pattern.size * period + before)
+    periods, at = divmod(s.n[N.slot], s.pattern.size)
+    last = s.pattern[s.pattern.size - 1]
+    in_period = last.before[direction] + (last.elements[direction] > 0)
+    return int(periods * in_period + s.pattern[at].before[direction])
 
 
 @inner
@@ -199,21 +197,29 @@ def fewest(bits: int, elements: int, mcs: int, layers: int, prbs: int) -> int:
 
 
 @inner
-def resend(s: State, c: Config, direction: int, quota: Array) -> int:
-    """HARQ retransmissions, on as many PRBs as before; returns how many found room."""
+def announce(s: State, c: Config, f: int) -> bool:
+    """Take the control channel elements of a grant, unless too few are left; the first of a slot always fits."""
+    level = min(aggregation(s, c, f), c.cces[s.flow[f].direction])
+    if level > s.n[N.cces]:
+        return False
+    s.n[N.cces] -= level
+    return True
+
+
+@inner
+def resend(s: State, c: Config, direction: int, quota: Array) -> None:
+    """HARQ retransmissions, on as many PRBs as before."""
     following = s.n[N.resend + direction]
     s.n[N.resend + direction], s.n[N.resends + direction] = NONE, 0
-    sent = 0
     while following != NONE:
         b = following
         block = s.block[b]
         following = block.next
         flow = s.flow[block.flow]
-        if block.prbs <= quota[flow.slice] and sent < GRANTS and flow.served != s.n[N.slot]:
+        if block.prbs <= quota[flow.slice] and flow.served != s.n[N.slot] and announce(s, c, block.flow):
             quota[flow.slice] -= block.prbs
             s.prbs_used[flow.slice, direction] += block.prbs
             flow.metric = 0.0
-            sent += 1
             transmit(s, c, b)
             continue
         block.waited += 1
@@ -221,7 +227,6 @@ def resend(s: State, c: Config, direction: int, quota: Array) -> int:
             give_up(s, b, s.n[N.slot] + 1)
         else:
             queue_resend(s, b)
-    return sent
 
 
 @inner
@@ -250,7 +255,7 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     if flow.direction == UP:
         mcs, layers = choose(s, c, f, prbs)
     room = block_bits(elements, prbs, mcs, layers) // 8 - BLOCK_OVERHEAD_BYTES
-    if room <= 0:
+    if room <= 0 or not announce(s, c, f):
         return 0
     if flow.lost == 0 and flow.sent == flow.enqueued:
         flow.asked = 0

@@ -20,6 +20,23 @@ PRB_BY_BANDWIDTH = {  # TS 38.101-1 Table 5.3.2-1, FR1, bandwidth in MHz
     60: {10: 11, 15: 18, 20: 24, 25: 31, 30: 38, 35: 44, 40: 51, 45: 58, 50: 65,
          60: 79, 70: 93, 80: 107, 90: 121, 100: 135},
 }  # fmt: skip
+PRB_BY_BANDWIDTH_FR2 = {  # TS 38.101-2 Table 5.3.2-1, FR2-1
+    60: {50: 66, 100: 132, 200: 264},
+    120: {50: 32, 100: 66, 200: 132, 400: 264},
+}
+FR1_GHZ, FR2_GHZ = (0.41, 7.125), (24.25, 71.0)  # TS 38.104 Table 5.1-1
+SLOT_SYMBOLS = 14
+LEAST_SYMBOLS = 4  # of a direction in a slot, so that control, DM-RS and data find room
+
+
+def resource_blocks(carrier_ghz: float, scs_khz: int) -> dict[int, int]:
+    """PRBs by bandwidth in MHz at a carrier and subcarrier spacing; empty where the spacing carries no data there.
+
+    >>> resource_blocks(3.5, 30)[100], resource_blocks(28.0, 120)[100], resource_blocks(3.5, 120)
+    (273, 66, {})
+    """
+    table = PRB_BY_BANDWIDTH if carrier_ghz <= FR1_GHZ[1] else PRB_BY_BANDWIDTH_FR2
+    return table.get(scs_khz, {})
 
 
 class Description(BaseModel):
@@ -33,24 +50,32 @@ class Cell(Description):
 
     name: Name
     scenario: Scenario = "inf-dh"
-    carrier_ghz: float = Field(3.5, gt=0.4, lt=71)
+    carrier_ghz: float = Field(3.5, ge=FR1_GHZ[0], le=FR2_GHZ[1])
     bandwidth_mhz: int = 100
-    scs_khz: Literal[15, 30, 60] = 30
-    tdd: str = "DDDSU"  # D, S (10 downlink, 2 guard, 2 uplink symbols) and U, one letter a slot
+    scs_khz: Literal[15, 30, 60, 120] = 30
+    duplex: Literal["tdd", "fdd"] = "tdd"
+    tdd: str = Field("DDDSU", max_length=160)  # downlink, special and uplink slots; of no meaning to an fdd cell
+    special: tuple[int, int, int] = (10, 2, 2)  # symbols of an S slot: down, guard, up
     gnb_ports: int = Field(32, ge=1, le=64)
     ue_antennas: int = Field(4, ge=1, le=8)
     mimo: Literal["su"] = "su"
     slicing: str = "ratio"  # a file of network/slices/
     slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
     sr_period_ms: float = Field(20.0, gt=0)  # scheduling-request period of a device
+    prach_period_ms: float = Field(10.0, gt=0)  # of random access, TS 38.211 6.3.3.2
+    reference_signals: bool = True  # SSB, CSI-RS, tracking and PRACH take resource elements
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
+    ue_capability: Literal[1, 2] = 1  # processing times of devices, TS 38.214 5.3 and 6.4
     target_bler: float = Field(0.1, gt=0, lt=1)
 
-    @field_validator("tdd")
+    @field_validator("special")
     @classmethod
-    def _pattern(cls, value: str) -> str:
-        if not re.fullmatch(r"[DSU]+", value) or "U" not in value or not set(value) & {"D"}:
-            raise ValueError("a TDD pattern is made of D, S and U, with at least one D and one U, such as DDDSU")
+    def _fills_a_slot(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 0 or sum(value) != SLOT_SYMBOLS:
+            raise ValueError(
+                f"special {list(value)} gives the symbols down, guard and up of an S slot, which are 14 together, "
+                "such as [10, 2, 2]"
+            )
         return value
 
     @field_validator("slicing")
@@ -60,15 +85,68 @@ class Cell(Description):
             raise ValueError(f"no slice policy is named {value!r}; there is {', '.join(catalog.slices)}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fdd_has_no_pattern(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("duplex") == "fdd":
+            pattern = data.get("tdd", (default := cls.model_fields["tdd"].default))
+            if pattern != default:
+                raise ValueError(f"an fdd cell has both directions in every slot; remove tdd: {pattern}")
+        return data
+
+    @model_validator(mode="after")
+    def _both_directions(self) -> Self:
+        if self.duplex == "fdd":
+            return self
+        if not re.fullmatch(r"[DSU]+", self.tdd):
+            raise ValueError(f"tdd {self.tdd} is not a pattern of D, S and U, one letter a slot, such as DDDSU")
+        for way, i, letter in (("downlink", 0, "D"), ("uplink", 1, "U")):
+            if not any(symbols[i] >= LEAST_SYMBOLS for symbols in self.symbols):
+                raise ValueError(
+                    f"tdd {self.tdd} has no slot in which {'devices' if i else 'the base station'} could send data; "
+                    f"every service needs the {way}: add {letter}, such as in DDDSU"
+                )
+        return self
+
     @model_validator(mode="after")
     def _bandwidth(self) -> Self:
-        known = PRB_BY_BANDWIDTH[self.scs_khz]
+        if FR1_GHZ[1] < self.carrier_ghz < FR2_GHZ[0]:
+            raise ValueError(
+                f"carrier_ghz {self.carrier_ghz:g} lies in no frequency range of NR; FR1 is {FR1_GHZ[0]:g} to "
+                f"{FR1_GHZ[1]:g} GHz, FR2 {FR2_GHZ[0]:g} to {FR2_GHZ[1]:g} GHz"
+            )
+        known, clause = resource_blocks(self.carrier_ghz, self.scs_khz), f"TS 38.101-{self.frequency_range}"
+        if not known:
+            spacings = [khz for khz in (15, 30, 60, 120) if resource_blocks(self.carrier_ghz, khz)]
+            raise ValueError(
+                f"scs_khz {self.scs_khz} carries no data at {self.carrier_ghz:g} GHz; {clause} has "
+                f"{', '.join(map(str, spacings))} kHz there"
+            )
         if self.bandwidth_mhz not in known:
             raise ValueError(
                 f"bandwidth_mhz {self.bandwidth_mhz} does not exist at {self.scs_khz} kHz; "
-                f"TS 38.101-1 has {', '.join(map(str, known))}"
+                f"{clause} has {', '.join(map(str, known))}"
             )
+        if self.ue_capability == 2 and self.scs_khz == 120:
+            raise ValueError("ue_capability 2 does not exist at 120 kHz (TS 38.214 Table 5.3-2); leave the key out")
         return self
+
+    @property
+    def frequency_range(self) -> Literal[1, 2]:
+        return 1 if self.carrier_ghz <= FR1_GHZ[1] else 2
+
+    @property
+    def symbols(self) -> tuple[tuple[int, int], ...]:
+        """OFDM symbols down and up, for every slot of the pattern.
+
+        >>> Cell(name="hall").symbols
+        ((14, 0), (14, 0), (14, 0), (10, 2), (0, 14))
+        """
+        if self.duplex == "fdd":
+            return ((SLOT_SYMBOLS, SLOT_SYMBOLS),)
+        down, _, up = self.special
+        kinds = {"D": (SLOT_SYMBOLS, 0), "S": (down, up), "U": (0, SLOT_SYMBOLS)}
+        return tuple(kinds[letter] for letter in self.tdd)
 
     @property
     def prbs(self) -> int:
@@ -76,7 +154,7 @@ class Cell(Description):
         >>> Cell(name="hall").prbs
         273
         """
-        return PRB_BY_BANDWIDTH[self.scs_khz][self.bandwidth_mhz]
+        return resource_blocks(self.carrier_ghz, self.scs_khz)[self.bandwidth_mhz]
 
     @property
     def slot_ms(self) -> float:

@@ -12,14 +12,13 @@ from math import ceil
 import numpy as np
 
 from airserve.model import Array
-from airserve.network import radio
+from airserve.network import frame, radio
 from airserve.network.link import EFFICIENCY, QM, RATE, Direction, tbs_bits
 from airserve.network.topology import Cell, Network
 from airserve.place.description import Service
 from airserve.place.plan import Candidate
 
 MOST_ELEMENTS = 156  # resource elements of a PRB that a transport block may use, TS 38.214 5.1.3.2
-USUAL_ELEMENTS = {"up": 144, "down": 132}  # beside DM-RS and control channels
 BACKLOG = 0.9  # of the fluid backlog is sure in a run of random arrivals
 
 
@@ -48,27 +47,29 @@ def mean_bps(cell: Cell) -> tuple[float, float]:
     """Bits a second, up and down, that the whole carrier carries at the trace's mean link adaptation."""
     trace = radio.load(cell)
     rates = []
-    for direction, letters in (("up", "U"), ("down", "DS")):
+    for direction, way in (("up", 1), ("down", 0)):
         share = min(1.0, 20 / cell.prbs) if direction == "up" else 1.0  # of a request of some kB
         mcs, layers, _ = radio.rates(trace, direction, target_bler=cell.target_bler, share=share)  # type: ignore[arg-type]
-        bits = float((EFFICIENCY[mcs] * layers).mean()) * cell.prbs * USUAL_ELEMENTS[direction]
-        slots = sum(cell.tdd.count(letter) * (10 / 14 if letter == "S" else 1) for letter in letters) / len(cell.tdd)
-        rates.append(bits * slots / (cell.slot_ms / 1e3))
+        elements = frame.pattern(cell)["elements"][:, way].mean()
+        rates.append(float((EFFICIENCY[mcs] * layers).mean()) * cell.prbs * float(elements) / (cell.slot_ms / 1e3))
     return rates[0], rates[1]
 
 
 @lru_cache(maxsize=4096)
-def slots_for(tdd: str, letters: str, blocks: int) -> int:
+def slots_for(carries: tuple[bool, ...], blocks: int) -> int:
     """Slots from the first to the last of so many slots of one direction, both included, at best.
 
-    >>> slots_for("DDDSU", "U", 1), slots_for("DDDSU", "U", 3), slots_for("DDDSU", "DS", 5)
+    `carries` says of each slot of the pattern whether it has that direction.
+
+    >>> up, down = (frame.carries(Cell(name="hall"), way) for way in ("up", "down"))
+    >>> slots_for(up, 1), slots_for(up, 3), slots_for(down, 5)
     (1, 11, 6)
     """
-    at = [i for i, letter in enumerate(tdd) if letter in letters]
+    at = [i for i, there in enumerate(carries) if there]
     best = None
     for first in range(len(at)):
         rounds, rest = divmod(first + blocks - 1, len(at))
-        took = rounds * len(tdd) + at[rest] - at[first] + 1
+        took = rounds * len(carries) + at[rest] - at[first] + 1
         best = took if best is None else min(best, took)
     return best or 0
 
@@ -76,7 +77,7 @@ def slots_for(tdd: str, letters: str, blocks: int) -> int:
 def air_ms(cell: Cell, direction: Direction, nbytes: float) -> float:
     """The least time on the air of a message alone in the cell: the slots that it fills at the peak rate."""
     blocks = max(1, ceil(nbytes * 8 / peak_bits(cell, direction)))
-    return slots_for(cell.tdd, "U" if direction == "up" else "DS", blocks) * cell.slot_ms
+    return slots_for(frame.carries(cell, direction), blocks) * cell.slot_ms
 
 
 def bound(candidate: Candidate, service: Service, network: Network, until_s: float, scale: float = 1.0) -> Bound:
@@ -116,7 +117,7 @@ def loads(candidate: Candidate, service: Service, network: Network, scale: float
         busy = asked_hz * scale * float(np.mean(candidate.site_seconds))
         found.append((busy / site.cores, f"{site.name} would need {busy:.2g} of its {site.cores} cores"))
         most = network.slices[network.slice_index(service.slice)].max / 100
-        slots = cell.tdd.count("U") / len(cell.tdd)
+        slots = float(np.mean(frame.carries(cell, "up")))
         there_bps = most * peak_bits(cell, "up") * slots / (cell.slot_ms / 1e3)
         asked_bps = asked_hz * scale * 8 * float(np.mean(candidate.bytes_up))
         text = f"slice {service.slice} carries at most {there_bps / 1e6:.0f} Mbit/s up, {asked_bps / 1e6:.0f} are asked"
