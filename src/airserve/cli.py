@@ -92,6 +92,7 @@ def import_(
 def compress(
     model: Annotated[str, typer.Argument(help="A Model of the registry.")],
     how: Annotated[str, typer.Argument(help="A compressor.")] = "int8",
+    fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Make a smaller variant of a Model, and measure what it costs in score."""
@@ -99,7 +100,7 @@ def compress(
     from airserve.registry import Registry
 
     registry = Registry()
-    _model(smaller(registry.get(model), how, registry=registry, progress=not as_json), as_json)
+    _model(smaller(registry.get(model), how, registry=registry, fresh=fresh, progress=not as_json), as_json)
 
 
 @models_app.callback()

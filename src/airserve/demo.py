@@ -46,7 +46,8 @@ def run(
     factory = read(file or FACTORY)
     remarks: list[str] = []
     quiet = subprocess.DEVNULL  # what fails there is done again here, and says why
-    other = subprocess.Popen([sys.executable, "-m", WARMING if file else BESIDE], stdout=quiet, stderr=quiet)
+    aside = [WARMING] if file else [BESIDE, *(["--fresh"] if fresh else [])]
+    other = subprocess.Popen([sys.executable, "-m", *aside], stdout=quiet, stderr=quiet)
     try:
         if file is None:
             factory, remarks = _models(factory, registry, fresh, console, other)
@@ -105,7 +106,7 @@ def _models(
     _say(console, imported)
     for model in (trained, imported):
         with step(console, "compress", f"{model.name} to int8"):
-            smaller = compress(model, "int8", registry=registry)
+            smaller = compress(model, "int8", registry=registry, fresh=fresh and model is trained)
         _say(console, smaller)
     services = tuple(
         one.model_copy(update={"model": trained.name}) if (one.model or "").startswith("resnet8-") else one
@@ -161,12 +162,13 @@ def _is_cut(candidate: Candidate) -> bool:
     return candidate.cut not in ("none", "input")
 
 
-def beside() -> None:
+def beside(fresh: bool) -> None:
     """What needs no trained net, on the other core: compile the MAC, import and compress what comes with weights."""
     warm()
     registry = Registry()
-    compress(import_pretrained(PRETRAINED, registry=registry), "int8", registry=registry, progress=False)
+    imported = import_pretrained(PRETRAINED, registry=registry, fresh=fresh)
+    compress(imported, "int8", registry=registry, fresh=fresh, progress=False)
 
 
 if __name__ == "__main__":
-    beside()
+    beside(fresh="--fresh" in sys.argv)

@@ -11,7 +11,7 @@ from airserve.errors import UserError
 from airserve.learn.compression import compress
 from airserve.learn.compressors import int8
 from airserve.learn.scoring import paired_ms, top
-from airserve.model import Engine, Model, Samples, load_samples
+from airserve.model import Array, Engine, Model, Samples, load_samples
 from airserve.registry import Registry
 
 
@@ -36,6 +36,22 @@ def test_convolutions_become_static_int8(digits: Model, registry: Registry) -> N
     assert set(small.lineage["cpu_ms"]) == {"fp32", "int8"}
     assert compress(digits, "int8", registry=registry, progress=False) == small
     assert registry.variants(digits) == [digits, small]
+
+
+def test_a_known_variant_is_made_again_when_asked(
+    digits: Model, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(digits, "int8", registry=registry, progress=False)
+    made = []
+
+    def make(path: Path, calibration: Array) -> bytes:
+        made.append(path)
+        return int8.compress(path, calibration)
+
+    monkeypatch.setattr("airserve.learn.compression.compressors", {"int8": make})
+    for fresh in (False, True):
+        compress(digits, "int8", registry=registry, fresh=fresh, progress=False)
+    assert made == [digits.path]
 
 
 def test_weights_are_int8_per_channel_and_activations_uint8(digits: Model, registry: Registry) -> None:

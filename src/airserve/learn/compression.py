@@ -14,8 +14,8 @@ from airserve.registry import Registry
 RECIPE = 2  # raise it when a change of this file or of a compressor makes another variant
 
 
-def compress(model: Model, how: str, *, registry: Registry, progress: bool = True) -> Model:
-    """The variant that a compressor makes of a Model, under the same name and version.
+def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False, progress: bool = True) -> Model:
+    """The variant that a compressor makes of a Model, under the same name and version; a known one unless `fresh`.
 
     It sees the calibration rows only; the score is on the held rows: `accuracy` where labels are known, otherwise
     `agreement` of the largest output with the parent's. The lineage has the parent's score on the same rows
@@ -32,7 +32,7 @@ def compress(model: Model, how: str, *, registry: Registry, progress: bool = Tru
     settings = [RECIPE, how, model.digest, model.samples_path.stem, version("onnxruntime")]
     recipe = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     for known in registry.variants(model):
-        if known.lineage.get("recipe") == recipe:
+        if known.lineage.get("recipe") == recipe and not fresh:
             return known
 
     samples = load_samples(model.samples_path)

@@ -86,11 +86,11 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
     return {"accuracy": agreement(top(engine, held.inputs), held.labels)}
 
 
-def import_pretrained(net: str, *, registry: Registry, name: str | None = None) -> Model:
+def import_pretrained(net: str, *, registry: Registry, name: str | None = None, fresh: bool = False) -> Model:
     """A net with its published weights, behind its sensor. The score is `agreement` with itself: 1 by definition.
 
-    There are no labels: its samples are crops of real photographs, as JPEG. Raises `UserError` when
-    a package is absent.
+    There are no labels: its samples are crops of real photographs, as JPEG. A known Model is taken unless `fresh`.
+    Raises `UserError` when a package is absent.
     """
     if net not in PRETRAINED:
         raise Unknown("net with published weights", net, sorted(PRETRAINED))
@@ -98,7 +98,7 @@ def import_pretrained(net: str, *, registry: Registry, name: str | None = None) 
     data = hashlib.sha256(b"".join(samples.encoded or ())).hexdigest()
     recipe = hashlib.sha256(json.dumps(["import", RECIPE, net, data]).encode()).hexdigest()
     known = registry.trained(recipe)
-    if known and known.name == (name or net):
+    if known and known.name == (name or net) and not fresh:
         return known
 
     from airserve.learn.exporting import export
