@@ -255,6 +255,20 @@ def status(name: Name = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="An .onnx file, a folder in Triton's layout, a model's name.")],
+    host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one a core is best.")] = 1,
+) -> None:
+    """Serve models over the Open Inference Protocol V2, as a service of its own."""
+    from airserve.serve.configuration import Configuration
+    from airserve.serve.starting import become
+
+    become(Configuration(tuple(models), host, port, workers))
+
+
+@app.command()
 def drive(
     name: Name = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long the devices ask.")] = 30.0,

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, Protocol, final
 
 from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
@@ -31,6 +31,20 @@ PR_SET_PDEATHSIG = 1
 
 class UnknownEndpoint(LookupError):
     """No endpoint has this name or version; the message is one sentence."""
+
+
+class Fixed(RuntimeError):
+    """What is served cannot be changed from outside; the message is one sentence."""
+
+
+class Models(Protocol):
+    """What a service could serve, where that can be changed while it runs."""
+
+    async def load(self, model: str) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
+
+    def index(self) -> list[tuple[str, str, str, str]]: ...
 
 
 class Reply(NamedTuple):
@@ -58,6 +72,7 @@ class Service:
         self.key = process.key
         self.table = table or Table(slots=max(1, len(process.endpoints)))
         self.worker = worker
+        self.models: Models | None = None  # None: as its deployment says
         self.generation = 0  # of what is offered: what was worked out for another holds no longer
         self._offered: dict[str, dict[str, Served]] = {}
         self._aliases: dict[str, dict[str, str]] = {}
@@ -108,6 +123,21 @@ class Service:
         """The versions of a model, the latest last. Raises `UnknownEndpoint`."""
         self.endpoint(name)
         return list(self._offered[name])
+
+    def index(self) -> list[tuple[str, str, str, str]]:
+        """Name, version, state and reason of all that is served or could be."""
+        if self.models is not None:
+            return self.models.index()
+        return [(served.name, served.version, "READY", "") for served in self.served]
+
+    async def change(self, what: Literal["load", "unload"], model: str) -> None:
+        """Load or unload a model, in all workers, without a request being lost.
+
+        Raises `Fixed`, `UnknownEndpoint`, `ModelError`.
+        """
+        if self.models is None:
+            raise Fixed(f"the models of {self.key} are those of its deployment; change them with `airserve up`.")
+        await (self.models.load if what == "load" else self.models.unload)(model)
 
     def inline(
         self, served: Served, inputs: Mapping[str, Array], *, requested: Collection[str] = (), arrived_s: float

@@ -22,7 +22,7 @@ from airserve.serve.protocols import _http
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
 from airserve.serve.served import BadInput, EngineFailed, Served
-from airserve.serve.service import Reply, Service, UnknownEndpoint
+from airserve.serve.service import Fixed, Reply, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, WireError
 from airserve.timing import format_timing
 
@@ -36,7 +36,7 @@ class NotAllowed(LookupError):
 
 
 STATUS: dict[type[Exception], int] = {
-    wire.TooLarge: 413, wire.UnknownEncoding: 415, WireError: 400, BadInput: 400, ModelError: 400,
+    wire.TooLarge: 413, wire.UnknownEncoding: 415, WireError: 400, BadInput: 400, ModelError: 400, Fixed: 400,
     UnknownEndpoint: 404, NotFound: 404, NotAllowed: 405, EngineFailed: 500, UpstreamFailed: 502,
     Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
 }  # fmt: skip
@@ -87,6 +87,8 @@ def _find(path: str) -> tuple[str, Route]:
         return fixed
     if path.startswith("/v2/models/"):
         return MODEL.get(path.rpartition("/")[2], ("GET", _describe))
+    if path.startswith("/v2/repository/models/") and path.endswith(("/load", "/unload")):
+        return "POST", _change
     raise NotFound(f"{path[:80]} is not a path of the Open Inference Protocol V2.")
 
 
@@ -186,9 +188,37 @@ def _server(service: Service, head: _http.Head) -> Respond:
 
 
 def _index(service: Service, head: _http.Head) -> Respond:
-    return _now(
-        lambda: [{"name": s.name, "version": s.version, "state": "READY", "reason": ""} for s in service.served]
-    )
+    def index(body: bytes, arrived_s: float) -> bytes:
+        ready = _object(body).get("ready") is True
+        rows = [row for row in service.index() if row[2] == "READY" or not ready]
+        return _json([dict(zip(("name", "version", "state", "reason"), row, strict=True)) for row in rows])
+
+    return index
+
+
+def _change(service: Service, head: _http.Head) -> Respond:
+    """/v2/repository/models/NAME/load or unload."""
+    name, _, what = head.path.removeprefix("/v2/repository/models/").rpartition("/")
+
+    async def change(body: bytes) -> bytes:
+        parameters = _object(body).get("parameters") or {}
+        if not isinstance(parameters, dict) or any(key != "unload_dependents" for key in parameters):
+            raise WireError("no parameter is taken: a model is loaded as its source has it.")
+        await service.change("load" if what == "load" else "unload", unquote(name))
+        return _json({})
+
+    return lambda body, arrived_s: change(body)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body, empty where there is none. Raises `WireError`."""
+    try:
+        found = orjson.loads(body) if body.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise WireError(f"the JSON is malformed: {str(error)[:100]}.") from None
+    if not isinstance(found, dict):
+        raise WireError("the JSON is not an object.")
+    return found
 
 
 def _model_ready(service: Service, head: _http.Head) -> Respond:

@@ -1,0 +1,160 @@
+"""From what a user names to what is served: an .onnx file, a folder in Triton's or MLflow's layout, the registry.
+
+Triton: repository/MODEL/VERSION/model.onnx, with an optional config.pbtxt whose version_policy is kept (by default the
+latest version alone). MLflow: a folder with an MLmodel file of flavour onnx. The registry is asked in a process of its
+own, for a server does without its database.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airserve.contract import Endpoint
+from airserve.model import Function, ModelError
+from airserve.serve.untrusted import check_graph
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version of a model: the file it comes from as it was seen, and where it is counted."""
+
+    endpoint: Endpoint
+    stamp: tuple[int, ...]
+    slot: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.endpoint.name, self.endpoint.version
+
+
+def stamp(path: str) -> tuple[int, ...]:
+    """What tells a file from another of its name. Raises `ModelError`."""
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); see that it is there.") from None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def names(source: str) -> list[str]:
+    """The models that a source holds, none where it names a model of the registry.
+
+    Raises `ModelError` for a folder that holds none.
+    """
+    path = Path(source)
+    if path.suffix == ".onnx":
+        return [path.stem]
+    if not path.is_dir():
+        return []
+    if _versions(path) or (path / "MLmodel").is_file():
+        return [path.resolve().name]
+    found = sorted(child.name for child in path.iterdir() if child.is_dir() and _versions(child))
+    if not found:
+        raise ModelError(
+            f"{source} holds no model; wanted is {source}/MODEL/1/model.onnx, a folder with MLmodel, or an .onnx file."
+        )
+    return found
+
+
+def offers(source: str, only: str | None = None) -> list[Offer]:
+    """Every version that a source holds, or those of the model named `only`.
+
+    Raises `ModelError` for what cannot be read, and for a graph that reaches outside its folder.
+    """
+    path, found = Path(source), []
+    if path.suffix == ".onnx":
+        found = [Endpoint(_named(path.stem, source), (_model(path),))]
+    elif path.is_dir():
+        for name in names(source):
+            if only is None or name == only:
+                folder = path if _versions(path) or (path / "MLmodel").is_file() else path / name
+                found += _mlflow(folder, name) if (folder / "MLmodel").is_file() else _triton(folder, name)
+    else:
+        found = [_registered(source)]
+    made = []
+    for endpoint in found:
+        if only is None or endpoint.name == only:
+            file = endpoint.functions[0].path
+            check_graph(Path(file))
+            made.append(Offer(endpoint, stamp(file)))
+    return made
+
+
+def together(sources: Sequence[str]) -> list[Offer]:
+    """The versions of all sources. Raises `ModelError` where two say the same name and version."""
+    made: dict[tuple[str, str], Offer] = {}
+    for source in sources:
+        for offer in offers(source):
+            if offer.key in made:
+                name, version = offer.key
+                raise ModelError(f"{source} and another source both hold {name} version {version}; rename one.")
+            made[offer.key] = offer
+    return list(made.values())
+
+
+def _model(path: Path) -> Function:
+    return Function(path.stem, "model", str(path.absolute()))
+
+
+def _named(name: str, source: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ModelError(f"{source}: {name!r} is not a usable name; use letters, digits, dots, hyphens, underscores.")
+    return name
+
+
+def _versions(folder: Path) -> list[int]:
+    """Numbers of the version folders that hold a graph."""
+    return sorted(int(v.name) for v in folder.iterdir() if v.name.isdecimal() and (v / "model.onnx").is_file())
+
+
+def _triton(folder: Path, name: str) -> list[Endpoint]:
+    versions, config = _versions(folder), folder / "config.pbtxt"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    platform = re.search(r'^\s*(?:backend|platform)\s*:\s*"([^"]*)"', text, re.MULTILINE)
+    if platform and platform[1] not in ("onnxruntime", "onnxruntime_onnx"):
+        raise ModelError(f"{config} wants {platform[1]}; onnxruntime alone is served.")
+    policy = re.search(r"version_policy\s*:?\s*\{\s*(all|latest|specific)\s*:?\s*\{([^}]*)\}", text)
+    numbers = [int(number) for number in re.findall(r"\d+", policy[2])] if policy else []
+    match policy[1] if policy else "latest":
+        case "latest":
+            versions = versions[-(numbers[0] if numbers else 1) :]
+        case "specific":
+            if missing := sorted(set(numbers) - set(versions)):
+                raise ModelError(f"{config} names version {missing[0]}, which {folder} does not hold.")
+            versions = numbers
+    return [
+        Endpoint(_named(name, str(folder)), (_model(folder / str(v) / "model.onnx"),), version=str(v)) for v in versions
+    ]
+
+
+def _mlflow(folder: Path, name: str) -> list[Endpoint]:
+    text = (folder / "MLmodel").read_text(encoding="utf-8", errors="replace")
+    data = re.search(r"^  onnx:\s*$(?:\n    .*)*?\n    data:\s*(\S+)", text, re.MULTILINE)
+    if data is None:
+        raise ModelError(f"{folder / 'MLmodel'} has no flavour onnx; log the model with mlflow.onnx.")
+    file = folder / data[1]
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / 'MLmodel'} names {data[1]}, outside its folder.")
+    return [Endpoint(_named(name, str(folder)), (_model(file),))]
+
+
+def _registered(reference: str) -> Endpoint:
+    """A model of the registry, asked with the command that lists it."""
+    command = [sys.executable, "-m", "airserve.cli", "models", "show", reference, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().removeprefix("airserve: ")
+        if "/" in reference and not Path(reference).exists():
+            said = f"{reference} is not there, and {said}"
+        raise ModelError(said or f"the registry does not tell of {reference}.")
+    found = json.loads(done.stdout)
+    name = found["name"] if found["variant"] == "fp32" else f"{found['name']}-{found['variant']}"
+    return Endpoint(name, (_model(Path(found["path"])),), None, str(found["version"]), tuple(found["aliases"]))

@@ -1,0 +1,339 @@
+"""A service of its own: a supervisor and its workers, one process a core, at one address.
+
+The supervisor loads nothing and answers nobody: it forks workers, which share a port (SO_REUSEPORT) and a table of what
+was counted; starts a worker again when it dies; and leads them through changes of what is served in two steps, so that
+a request to any worker sees one truth: all make the new version ready while the old one answers, then all turn to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+from airserve.contract import to_plain
+from airserve.errors import UserError
+from airserve.linux import die_with_parent
+from airserve.model import ModelError
+from airserve.serve import offering, working
+from airserve.serve.configuration import Configuration, ConfigurationError, read
+from airserve.serve.metering import SLOTS, Table
+from airserve.serve.offering import Offer
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+GRACE_S = 0.5  # for a worker that has closed its line, and answers nobody any more
+DRAIN_S = 12.0  # a worker's own is shorter
+PREPARE_S = 300.0  # for all workers to load a model
+CALM_S = 5.0  # a worker that lived so long is started again at once, another a little later each time
+
+
+@final
+class _Worker:
+    """A forked worker and the supervisor's end of the line to it."""
+
+    def __init__(self, number: int, pid: int, line: socket.socket, generation: int) -> None:
+        self.number, self.pid, self.line, self.generation = number, pid, line, generation
+        self.begun_s = time.monotonic()
+        self.ready = False
+        self._held = b""
+
+    def say(self, **message: Any) -> None:
+        with contextlib.suppress(OSError):  # a worker that is gone is noticed when its line ends
+            self.line.sendall(json.dumps(message).encode() + b"\n")
+
+    def heard(self) -> list[dict[str, Any]] | None:
+        """The messages that came; None where the line has ended."""
+        try:
+            data = self.line.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            return None
+        *lines, self._held = (self._held + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+@final
+class _Change:
+    """What shall be served instead, who asked for it, and which workers have yet to follow."""
+
+    def __init__(self, offers: list[Offer], asker: tuple[int, int], waits_for: set[int]) -> None:
+        self.offers, self.asker, self.waits_for = offers, asker, waits_for
+        self.step = "prepare"
+        self.until_s = time.monotonic() + PREPARE_S
+
+
+@final
+class Supervisor:
+    """Starts and keeps the workers of a Configuration. Raises `UserError` where it cannot start."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        configuration.check()
+        self._offers = [replace(o, slot=k) for k, o in enumerate(offering.together(configuration.sources))]
+        if not self._offers:
+            raise ConfigurationError("there is no model to serve; name an .onnx file, a folder or a model.")
+        if len(self._offers) > SLOTS // 2:
+            raise ConfigurationError(f"{len(self._offers)} versions are more than {SLOTS // 2}; serve fewer.")
+        self._held, port = reserve(configuration.host, configuration.port)
+        self._configuration = replace(configuration, port=port)
+        self._table = Table(configuration.workers)
+        self._next_slot = len(self._offers)
+        self._generation = 0
+        self._workers: dict[int, _Worker] = {}
+        self._again_s: dict[int, float] = {}  # when a worker that died is to be started
+        self._deaths: dict[int, int] = {}
+        self._change: _Change | None = None
+        self._asked: deque[tuple[int, int, str, str]] = deque()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises `UserError` where a worker cannot start at the beginning."""
+        for handled in STOP:
+            signal.signal(handled, lambda *_: setattr(self, "_stopping", True))
+        gc.collect()
+        gc.freeze()  # so that workers share the pages of what is there
+        for number in range(self._configuration.workers):
+            self._start(number)
+        try:
+            self._until_ready()
+            names = " ".join(dict.fromkeys(offer.endpoint.name for offer in self._offers))
+            c = self._configuration
+            scheme = "https" if c.tls_cert else "http"
+            print(f"ready {c.name} {scheme}://{c.host}:{c.port} {names}", flush=True)
+            while not self._stopping:
+                self._turn(0.2)
+        finally:
+            self._end()
+
+    def _start(self, number: int) -> None:
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # the child is not to meet one with our handlers
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                ours.close()
+                for worker in self._workers.values():
+                    worker.line.close()
+                for handled in STOP:
+                    signal.signal(handled, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+                die_with_parent(parent)
+                status = working.run(self._configuration, self._table, number, self._offers, theirs)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+        theirs.close()
+        self._workers[number] = _Worker(number, pid, ours, self._generation)
+
+    def _until_ready(self) -> None:
+        while not self._stopping and not all(worker.ready for worker in self._workers.values()):
+            self._turn(0.2, beginning=True)
+
+    def _turn(self, wait_s: float, beginning: bool = False) -> None:
+        """Hears what workers say for at most `wait_s`, starts those that are due, and goes on with a change."""
+        by_line = {worker.line: worker for worker in self._workers.values()}
+        with contextlib.suppress(InterruptedError):
+            for line in select.select(list(by_line), [], [], wait_s)[0]:
+                worker = by_line[line]
+                messages = worker.heard()
+                if messages is None:
+                    self._bury(worker, beginning)
+                for message in messages or ():
+                    if message["say"] == "failed" and beginning:
+                        raise ModelError(message["error"])
+                    self._hear(worker, message)
+        if self._stopping:
+            return
+        now_s = time.monotonic()
+        for number in [number for number, at_s in self._again_s.items() if at_s <= now_s]:
+            del self._again_s[number]
+            self._start(number)
+        self._advance(now_s)
+
+    def _bury(self, worker: _Worker, beginning: bool) -> None:
+        worker.line.close()
+        status = _ended(worker.pid, GRACE_S)
+        del self._workers[worker.number]
+        if self._stopping:
+            return
+        if beginning:
+            raise ConfigurationError(f"worker {worker.number} ended as it started ({_how(status)}); see what it said.")
+        now_s = time.monotonic()
+        calm = now_s - worker.begun_s > CALM_S
+        deaths = self._deaths[worker.number] = 0 if calm else self._deaths.get(worker.number, 0) + 1
+        print(f"worker {worker.number} ended ({_how(status)}); starting it again.", file=sys.stderr, flush=True)
+        self._again_s[worker.number] = now_s + min(0.1 * deaths, 1.0)
+        if self._change is not None:
+            self._change.waits_for.discard(worker.number)
+
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+        match message["say"]:
+            case "ready":
+                worker.ready = True
+                if worker.generation != self._generation:  # something was changed while it started
+                    worker.generation = self._generation
+                    worker.say(do="follow", offers=to_plain(self._offers))
+            case "ask":
+                self._asked.append((worker.number, message["id"], message["what"], message["model"]))
+            case "done":
+                if self._change is not None and message["step"] == self._change.step:
+                    self._change.waits_for.discard(worker.number)
+                    if message["error"]:
+                        self._abandon(message["error"])
+            case "failed":
+                print(message["error"], file=sys.stderr, flush=True)
+
+    def _advance(self, now_s: float) -> None:
+        change = self._change
+        if change is not None:
+            if now_s > change.until_s:
+                self._abandon("a worker did not load the model in time.")
+            elif not change.waits_for and change.step == "prepare":
+                change.step = "turn"
+                self._offers = change.offers
+                self._generation += 1
+                change.waits_for = set()
+                for worker in self._workers.values():
+                    if worker.ready:
+                        worker.generation = self._generation
+                        worker.say(do="turn")
+                        change.waits_for.add(worker.number)
+            elif not change.waits_for:
+                self._answer(change.asker, None)
+                self._change = None
+        while self._change is None and self._asked:
+            number, identity, what, model = self._asked.popleft()
+            try:
+                offers = self._wanted(what, model)
+            except UserError as error:
+                self._answer((number, identity), str(error))
+                continue
+            ready = [worker for worker in self._workers.values() if worker.ready]
+            self._change = _Change(offers, (number, identity), {worker.number for worker in ready})
+            for worker in ready:
+                worker.say(do="prepare", offers=to_plain(offers))
+
+    def _wanted(self, what: str, model: str) -> list[Offer]:
+        """What is served once a model is loaded or unloaded. Raises `ModelError`."""
+        others = [offer for offer in self._offers if offer.endpoint.name != model]
+        if what == "unload":
+            return others
+        sources = [s for s in self._configuration.sources if model in offering.names(s) or _names(s, model)]
+        if not sources:
+            known = ", ".join(name for s in self._configuration.sources for name in offering.names(s) or [s])
+            raise ModelError(f"no source of this service holds a model {model[:80]!r}; there is {known}.")
+        before = {offer.key: offer for offer in self._offers}
+        loaded: list[Offer] = []
+        for offer in offering.offers(sources[0], None if _names(sources[0], model) else model):
+            same = before.get(offer.key)
+            loaded.append(replace(offer, slot=same.slot if same else self._slot(others + loaded)))
+        if not loaded:
+            raise ModelError(f"{sources[0]} holds no version of {model} any more.")
+        return others + loaded
+
+    def _slot(self, used: Sequence[Offer]) -> int:
+        """A free place to count in; what was served last gave up its place longest ago."""
+        taken = {offer.slot for offer in (*used, *self._offers)}
+        if len(taken) >= SLOTS:
+            raise ModelError(f"{SLOTS} versions are served already; unload one.")
+        while (slot := self._next_slot % SLOTS) in taken:
+            self._next_slot += 1
+        self._next_slot += 1
+        self._table.clear(slot)
+        return slot
+
+    def _abandon(self, error: str) -> None:
+        change = self._change
+        if change is not None and change.step == "prepare":
+            for worker in self._workers.values():
+                worker.say(do="drop")
+            self._answer(change.asker, error)
+            self._change = None
+
+    def _answer(self, asker: tuple[int, int], error: str | None) -> None:
+        number, identity = asker
+        if number in self._workers:
+            self._workers[number].say(do="answer", id=identity, error=error)
+
+    def _end(self) -> None:
+        """Lets workers finish what has begun, and ends those that do not."""
+        for worker in self._workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
+        until_s = time.monotonic() + DRAIN_S
+        for worker in self._workers.values():
+            _ended(worker.pid, until_s - time.monotonic())
+        self._held.close()
+
+
+def reserve(host: str, port: int) -> tuple[socket.socket, int]:
+    """A socket that keeps an address for the workers without listening there, and its port.
+
+    Raises `ConfigurationError` where somebody has the address already, who would otherwise share it unseen.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+        held = socket.socket(family, kind, protocol)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigurationError(f"{host}:{port} cannot be had ({reason}); free it or choose another.") from None
+    return held, int(held.getsockname()[1])
+
+
+def _names(source: str, model: str) -> bool:
+    """Whether a source that names a model of the registry names this one."""
+    return not offering.names(source) and source.partition("@")[0].partition("/")[0] == model.partition("-int8")[0]
+
+
+def _ended(pid: int, within_s: float) -> int:
+    """The status of a child that is about to end; killed where it does not."""
+    until_s = time.monotonic() + within_s
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        if time.monotonic() > until_s:
+            os.kill(pid, signal.SIGKILL)
+            return os.waitpid(pid, 0)[1]
+        time.sleep(0.005)
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"status {os.WEXITSTATUS(status)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m airserve.serve.supervising CONFIGURATION.json`; 2 where it cannot start, with one sentence."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        Supervisor(read(Path(given[0]))).run()
+    except UserError as error:
+        print(f"airserve: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

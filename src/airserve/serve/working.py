@@ -1,0 +1,158 @@
+"""One worker of a service: answers at the shared address, and follows the supervisor in what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any, final
+
+from airserve import catalog
+from airserve.contract import SiteProcess, from_plain
+from airserve.errors import UserError
+from airserve.model import ModelError
+from airserve.serve import offering
+from airserve.serve.configuration import Configuration
+from airserve.serve.metering import Table
+from airserve.serve.offering import Offer
+from airserve.serve.served import Served
+from airserve.serve.service import Service
+
+DRAIN_S = 10.0
+
+
+def run(configuration: Configuration, table: Table, number: int, offers: Sequence[Offer], line: socket.socket) -> int:
+    """Serves until SIGTERM; the exit status. `line` leads to the supervisor."""
+    import uvloop
+
+    spare = line.dup()  # the loop closes its own
+    try:
+        uvloop.run(_serve(configuration, table, number, offers, line))
+    except (UserError, OSError) as error:
+        spare.setblocking(True)
+        spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
+        return 2
+    return 0
+
+
+async def _serve(
+    configuration: Configuration, table: Table, number: int, offers: Sequence[Offer], line: socket.socket
+) -> None:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    service = Service(SiteProcess(configuration.name, configuration.host, configuration.port, 1, ()), table, number)
+    models = Models(service, configuration, await asyncio.open_connection(sock=line))
+    service.models = models
+    models.prepare(offers)
+    models.turn()
+    listener = await catalog.protocols["oip"].listen(service, configuration.host, configuration.port, share=True)
+    gc.collect()
+    gc.freeze()  # models and modules stay: later collections need not walk them
+    models.say(say="ready")
+    following = asyncio.create_task(models.follow())
+    await stop.wait()
+    await listener.drain(DRAIN_S)
+    following.cancel()
+    service.close()
+
+
+@final
+class Models:
+    """What this worker serves and what its service could: changes are asked of the supervisor, which leads all."""
+
+    def __init__(
+        self,
+        service: Service,
+        configuration: Configuration,
+        line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self._service = service
+        self._configuration = configuration
+        self._reader, self._writer = line
+        self._have: dict[Offer, Served] = {}
+        self._next: dict[Offer, Served] = {}
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[str | None]] = {}
+
+    async def load(self, model: str) -> None:
+        """Read a model anew from where it comes; the old version answers until all workers have the new one.
+
+        Raises `ModelError`.
+        """
+        await self._ask("load", model)
+
+    async def unload(self, model: str) -> None:
+        """Serve a model no more; what is under way is answered. Raises `UnknownEndpoint`."""
+        self._service.endpoint(model)
+        await self._ask("unload", model)
+
+    def index(self) -> list[tuple[str, str, str, str]]:
+        """Name, version, state and reason of all that is served or could be loaded."""
+        rows = [(served.name, served.version, "READY", "") for served in self._service.served]
+        here = {name for name, *_ in rows}
+        try:
+            there = [name for source in self._configuration.sources for name in offering.names(source)]
+        except ModelError:
+            there = []
+        return rows + [(name, "", "UNAVAILABLE", "unloaded") for name in there if name not in here]
+
+    def say(self, **message: Any) -> None:
+        self._writer.write(json.dumps(message).encode() + b"\n")
+
+    def prepare(self, offers: Sequence[Offer]) -> None:
+        """Load what is not there yet. Raises `ModelError`."""
+        made = {}
+        for offer in offers:
+            served = self._have.get(offer)
+            if served is None:
+                served = Served(offer.endpoint, self._service.table, self._service.worker, offer.slot)
+                if offering.stamp(offer.endpoint.functions[0].path) != offer.stamp:
+                    raise ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
+            made[offer] = served
+        self._next = made
+
+    def turn(self) -> None:
+        """Answer from now on with what was prepared."""
+        self._have, self._next = self._next, {}
+        for old in self._service.offer(self._have.values()):
+            old.close()
+
+    async def follow(self) -> None:
+        """Does what the supervisor says, until its line ends."""
+        while line := await self._reader.readline():
+            message = json.loads(line)
+            match message["do"]:
+                case "prepare" | "follow":
+                    offers = [from_plain(Offer, plain) for plain in message["offers"]]
+                    error = ""
+                    try:
+                        await asyncio.to_thread(self.prepare, offers)
+                    except UserError as failed:
+                        error = str(failed)
+                    if message["do"] == "prepare":
+                        self.say(say="done", step="prepare", error=error)
+                    elif error:
+                        self.say(say="failed", error=error)
+                    else:
+                        self.turn()
+                case "turn":
+                    self.turn()
+                    self.say(say="done", step="turn", error="")
+                case "drop":
+                    self._next = {}
+                case "answer":
+                    waiting = self._waiting.pop(message["id"], None)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(message["error"])
+
+    async def _ask(self, what: str, model: str) -> None:
+        number = next(self._numbers)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self.say(say="ask", id=number, what=what, model=model)
+        if error := await future:
+            raise ModelError(error)
