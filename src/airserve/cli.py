@@ -260,12 +260,53 @@ def serve(
     host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes; one a core is best.")] = 1,
+    keys: Annotated[str, typer.Option(help="A file of tenants, as `airserve key` makes it.")] = "",
+    jwks: Annotated[str, typer.Option(help="The public keys of an OpenID issuer, for signed tokens.")] = "",
+    issuer: Annotated[str, typer.Option(help="Whom tokens must come from.")] = "",
+    audience: Annotated[str, typer.Option(help="Whom tokens must be meant for.")] = "",
+    tls_cert: Annotated[str, typer.Option(help="A certificate, PEM.")] = "",
+    tls_key: Annotated[str, typer.Option(help="Its key, PEM.")] = "",
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait in a worker.")] = 256,
+    deadline_s: Annotated[float, typer.Option(min=0.001, help="Where a request names none.")] = 30.0,
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
     from airserve.serve.configuration import Configuration
     from airserve.serve.starting import become
 
-    become(Configuration(tuple(models), host, port, workers))
+    become(
+        Configuration(
+            tuple(models),
+            host=host,
+            port=port,
+            workers=workers,
+            keys=keys,
+            jwks=jwks,
+            issuer=issuer,
+            audience=audience,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            queue=queue,
+            deadline_s=deadline_s,
+        )
+    )
+
+
+@app.command()
+def key(
+    tenant: Annotated[str, typer.Argument(help="Who is to have it.")],
+    to: Annotated[Path, typer.Option(help="The file of tenants; it holds hashes alone.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="What it may ask; all when none is given.")
+    ] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May load and unload models.")] = False,
+) -> None:
+    """Make a key for `airserve serve`; it is shown once."""
+    from airserve.serve.guarding import new_key
+
+    limits = {"models": models or None, "rate_hz": rate_hz, "concurrency": concurrency, "admin": admin or None}
+    out.print(new_key(to, tenant, **limits), highlight=False, markup=False)
 
 
 @app.command()

@@ -60,13 +60,13 @@ def unpack(datatype: str, raw: bytes | memoryview, shape: Sequence[int], name: s
             raise WireError(f"{name} holds {len(strings)} byte strings; its shape {list(shape)} wants {count}.")
         array = np.empty(count, dtype=object)
         array[:] = strings
-        return array.reshape(shape)
+        return _shaped(array, shape, name)
     dtype = NUMPY[datatype]
     if len(raw) != count * dtype.itemsize:
         raise WireError(
             f"{name} holds {len(raw)} bytes; {datatype} of shape {list(shape)} takes {count * dtype.itemsize}."
         )
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return _shaped(np.frombuffer(raw, dtype), shape, name)
 
 
 def listed(tensor: Tensor, array: Array) -> Any:
@@ -114,7 +114,14 @@ def from_list(data: list[Any], datatype: str, shape: list[int], named: str) -> A
         count *= axis
     if array.size != count:
         raise WireError(f"{named} holds {array.size} values; its shape {shape} wants {count}.")
-    return array.reshape(shape)
+    return _shaped(array, shape, named)
+
+
+def _shaped(array: Array, shape: Sequence[int], name: str) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError:  # too many axes, or axes beyond an address beside one of 0
+        raise WireError(f"{name} has shape {str(list(shape))[:60]}, which no array has.") from None
 
 
 def _has_bool(data: list[Any]) -> bool:

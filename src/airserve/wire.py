@@ -57,11 +57,18 @@ class Response(NamedTuple):
 
 
 def infer_request(
-    model: str, inputs: Sequence[tuple[Tensor, Array]], *, host: str, compress: bool = False, request_id: str = ""
+    model: str,
+    inputs: Sequence[tuple[Tensor, Array]],
+    *,
+    host: str,
+    compress: bool = False,
+    request_id: str = "",
+    extra: str = "",
 ) -> bytes:
-    """A whole HTTP request that asks `model` for all outputs as binary tensors; `host` is "address:port".
+    """A whole HTTP request that asks `model` for all outputs as binary tensors.
 
-    The shape is the array's, the datatype is the Tensor's. With `compress` the body is one zstd frame, level 1.
+    `host` is "address:port", `extra` whole header lines. The shape is the array's, the datatype is the Tensor's. With
+    `compress` the body is one zstd frame, level 1.
     Raises `WireError` for an array that is not of its Tensor's type.
 
     >>> import numpy as np
@@ -85,7 +92,7 @@ def infer_request(
         body, encoding = zstandard.ZstdCompressor(level=1).compress(body), "Content-Encoding: zstd\r\n"
     return (
         f"POST /v2/models/{quote(model)}/infer HTTP/1.1\r\nHost: {host}\r\n"
-        f"Inference-Header-Content-Length: {len(text)}\r\n{encoding}Content-Length: {len(body)}\r\n\r\n"
+        f"Inference-Header-Content-Length: {len(text)}\r\n{encoding}{extra}Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 
 
@@ -146,9 +153,9 @@ def http_response(
     ).encode("latin-1") + body
 
 
-def error_response(status: int, sentence: str, *, close: bool = False) -> bytes:
-    """An HTTP response with an error in the protocol's form."""
-    return http_response(status, orjson.dumps({"error": sentence}), close=close)
+def error_response(status: int, sentence: str, *, close: bool = False, extra: str = "") -> bytes:
+    """An HTTP response with an error in the protocol's form; `extra` is whole header lines."""
+    return http_response(status, orjson.dumps({"error": sentence}), close=close, extra=extra)
 
 
 def parse_request(body: bytes, json_bytes: int | None = None) -> Request:

@@ -151,6 +151,16 @@ def test_server_timing_names_queue_and_compute(mast):
         (post("/v2/models/whole/infer", b"\xff\xfe"), 400),
         (post("/v2/models/whole/infer", b'{"inputs": 3}'), 400),
         (post("/v2/models/whole/infer", b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4]}]}'), 400),
+        *(
+            (
+                post(
+                    "/v2/models/whole/infer",
+                    json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": []}]}).encode(),
+                ),
+                400,
+            )
+            for shape in ([0, 2**31 - 1, 2**31 - 1, 2**31 - 1], [0] + [1] * 70, [2**31], [-1], [1.5], [[1]], "4")
+        ),
         (post("/v2/models/whole/infer", b"{}", Inference_Header_Content_Length=-1), 400),
         (post("/v2/models/whole/infer", b"{}", Inference_Header_Content_Length=3), 400),
         (post("/v2/models/whole/versions/2/infer", b"{}"), 404),

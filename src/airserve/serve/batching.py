@@ -83,6 +83,7 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.cores = cores
+        self.limit = QUEUE_LIMIT  # of jobs that wait
         self.held = 0  # jobs that wait or run; touched by the loop's thread only
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{k}", daemon=True) for k in range(cores)]
         for thread in self._threads:
@@ -99,8 +100,8 @@ class Workers:
         Raises `Overloaded` where the queue is full, `DeadlineExceeded` where the deadline passed before the start, and
         whatever `work` raises.
         """
-        if self.held >= self.cores + QUEUE_LIMIT:
-            raise Overloaded(f"{QUEUE_LIMIT} requests wait already; ask less often or add cores.")
+        if self.held >= self.cores + self.limit:
+            raise Overloaded(f"{self.limit} requests wait already; ask less often or add cores.")
         job = _Job(work, deadline_s, self._loop.create_future())
         self.held += 1
         self._jobs.put(job)

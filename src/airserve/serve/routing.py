@@ -217,10 +217,12 @@ class Router:
         self._upstream = upstream or Upstream(route)
         self._outputs: tuple[Tensor, ...] | None = None
 
-    def encode(self, outputs: Sequence[tuple[Tensor, Array]]) -> bytes:
+    def encode(self, outputs: Sequence[tuple[Tensor, Array]], trace: str = "") -> bytes:
         """The request as it goes on the wire; the tail's inputs bear the names of the head's outputs."""
         route = self.route
-        return wire.infer_request(route.model, outputs, host=f"{route.host}:{route.port}", compress=route.compress)
+        return wire.infer_request(
+            route.model, outputs, host=f"{route.host}:{route.port}", compress=route.compress, extra=trace
+        )
 
     async def ask(self, request: bytes, deadline_s: float) -> Onward:
         """The rest of the chain's answer; the `air` entry lasts from here until the whole response has come.

@@ -120,10 +120,10 @@ class Served:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return EngineFailed(f"{self.name}: the engine refused the input: {reason[0][:200]}")
 
-    def encode(self, ordered: Sequence[Array]) -> tuple[list[tuple[Tensor, Array]], bytes]:
+    def encode(self, ordered: Sequence[Array], trace: str = "") -> tuple[list[tuple[Tensor, Array]], bytes]:
         """Outputs with their Tensors, and for a head the request to its tail: encoding is work of this site too."""
         outputs = list(zip(self.outputs, self.run(ordered), strict=True))
-        return outputs, self.router.encode(outputs) if self.router else b""
+        return outputs, self.router.encode(outputs, trace) if self.router else b""
 
     def close(self) -> None:
         if self.router is not None:

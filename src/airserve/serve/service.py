@@ -72,6 +72,7 @@ class Service:
         self.key = process.key
         self.table = table or Table(slots=max(1, len(process.endpoints)))
         self.worker = worker
+        self.deadline_s = DEADLINE_S
         self.models: Models | None = None  # None: as its deployment says
         self.generation = 0  # of what is offered: what was worked out for another holds no longer
         self._offered: dict[str, dict[str, Served]] = {}
@@ -183,20 +184,23 @@ class Service:
         requested: Collection[str] = (),
         arrived_s: float | None = None,
         deadline_s: float | None = None,
+        trace: str = "",
     ) -> Reply:
         """The outputs for inputs by name; `requested` names those wanted, none: all. Times are of `time.monotonic`.
+
+        `trace` is a header line that goes on to the next site.
 
         Raises `UnknownEndpoint`, `BadInput`, `ModelError`, `EngineFailed`, `Overloaded`, `DeadlineExceeded`,
         `UpstreamFailed`, `UpstreamLate`.
         """
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
-        deadline_s = arrived_s + DEADLINE_S if deadline_s is None else deadline_s
+        deadline_s = arrived_s + self.deadline_s if deadline_s is None else deadline_s
         served = name if isinstance(name, Served) else self.endpoint(name)
         try:
             ordered = served.check(inputs)
             if requested and served.router is None:
                 served.check_requested(requested, served.outputs)
-            done = await self.workers.run(lambda: served.encode(ordered), arrived_s, deadline_s)
+            done = await self.workers.run(lambda: served.encode(ordered, trace), arrived_s, deadline_s)
             outputs, request = done.result
             onward = None
             if served.router is not None:

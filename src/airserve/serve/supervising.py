@@ -28,6 +28,7 @@ from airserve.linux import die_with_parent
 from airserve.model import ModelError
 from airserve.serve import offering, working
 from airserve.serve.configuration import Configuration, ConfigurationError, read
+from airserve.serve.guarding import Guard
 from airserve.serve.metering import SLOTS, Table
 from airserve.serve.offering import Offer
 
@@ -88,6 +89,7 @@ class Supervisor:
         self._held, port = reserve(configuration.host, configuration.port)
         self._configuration = replace(configuration, port=port)
         self._table = Table(configuration.workers)
+        self._guard = Guard(configuration) if configuration.keys or configuration.jwks else None
         self._next_slot = len(self._offers)
         self._generation = 0
         self._workers: dict[int, _Worker] = {}
@@ -131,7 +133,7 @@ class Supervisor:
                     signal.signal(handled, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
                 die_with_parent(parent)
-                status = working.run(self._configuration, self._table, number, self._offers, theirs)
+                status = working.run(self._configuration, self._table, self._guard, number, self._offers, theirs)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -169,6 +171,8 @@ class Supervisor:
         worker.line.close()
         status = _ended(worker.pid, GRACE_S)
         del self._workers[worker.number]
+        if self._guard is not None:
+            self._guard.bury(worker.number, worker.pid)
         if self._stopping:
             return
         if beginning:

@@ -8,6 +8,7 @@ import itertools
 import json
 import signal
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -16,7 +17,8 @@ from airserve.contract import SiteProcess, from_plain
 from airserve.errors import UserError
 from airserve.model import ModelError
 from airserve.serve import offering
-from airserve.serve.configuration import Configuration
+from airserve.serve.configuration import Configuration, ConfigurationError
+from airserve.serve.guarding import Guard
 from airserve.serve.metering import Table
 from airserve.serve.offering import Offer
 from airserve.serve.served import Served
@@ -25,13 +27,20 @@ from airserve.serve.service import Service
 DRAIN_S = 10.0
 
 
-def run(configuration: Configuration, table: Table, number: int, offers: Sequence[Offer], line: socket.socket) -> int:
+def run(
+    configuration: Configuration,
+    table: Table,
+    guard: Guard | None,
+    number: int,
+    offers: Sequence[Offer],
+    line: socket.socket,
+) -> int:
     """Serves until SIGTERM; the exit status. `line` leads to the supervisor."""
     import uvloop
 
     spare = line.dup()  # the loop closes its own
     try:
-        uvloop.run(_serve(configuration, table, number, offers, line))
+        uvloop.run(_serve(configuration, table, guard, number, offers, line))
     except (UserError, OSError) as error:
         spare.setblocking(True)
         spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
@@ -40,7 +49,12 @@ def run(configuration: Configuration, table: Table, number: int, offers: Sequenc
 
 
 async def _serve(
-    configuration: Configuration, table: Table, number: int, offers: Sequence[Offer], line: socket.socket
+    configuration: Configuration,
+    table: Table,
+    guard: Guard | None,
+    number: int,
+    offers: Sequence[Offer],
+    line: socket.socket,
 ) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -50,7 +64,10 @@ async def _serve(
     service.models = models
     models.prepare(offers)
     models.turn()
-    listener = await catalog.protocols["oip"].listen(service, configuration.host, configuration.port, share=True)
+    service.deadline_s, service.workers.limit = configuration.deadline_s, configuration.queue
+    listener = await catalog.protocols["oip"].listen(
+        service, configuration.host, configuration.port, share=True, tls=_tls(configuration), guard=guard
+    )
     gc.collect()
     gc.freeze()  # models and modules stay: later collections need not walk them
     models.say(say="ready")
@@ -59,6 +76,20 @@ async def _serve(
     await listener.drain(DRAIN_S)
     following.cancel()
     service.close()
+
+
+def _tls(configuration: Configuration) -> ssl.SSLContext | None:
+    if not configuration.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(configuration.tls_cert, configuration.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"{configuration.tls_cert} and {configuration.tls_key} are no certificate and its key ({error})."
+        ) from None
+    return context
 
 
 @final

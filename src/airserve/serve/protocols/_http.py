@@ -45,7 +45,7 @@ class Limits:
 class Head:
     """A request's line and header. `path` is without the query; `headers` have names in lower case."""
 
-    __slots__ = ("again", "headers", "length", "memo", "method", "path", "query")
+    __slots__ = ("admitted", "again", "headers", "length", "memo", "method", "path", "query")
 
     def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
         path, _, query = url.partition(b"?")
@@ -55,6 +55,7 @@ class Head:
         self.headers = headers
         self.length = 0  # of the body, where `again` is there
         self.again = b""  # the bytes that it came as, where the next request may begin with the same
+        self.admitted: Any = None  # who sends it, where that is asked
         self.memo: Any = None  # for the protocol: what follows from this header
 
 

@@ -6,7 +6,9 @@ KServe open-inference-protocol `required_api.md`; Triton's binary data, model re
 from __future__ import annotations
 
 import logging
+import math
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from importlib.metadata import version as version_of
@@ -18,7 +20,10 @@ import orjson
 from airserve import wire
 from airserve.model import ModelError, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.exposing import MEDIA, exposition
+from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import _http
+from airserve.serve.protocols._entry import Entry, Respond, Route, allowed, timeout_s, trace
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
 from airserve.serve.served import BadInput, EngineFailed, Served
@@ -38,7 +43,7 @@ class NotAllowed(LookupError):
 STATUS: dict[type[Exception], int] = {
     wire.TooLarge: 413, wire.UnknownEncoding: 415, WireError: 400, BadInput: 400, ModelError: 400, Fixed: 400,
     UnknownEndpoint: 404, NotFound: 404, NotAllowed: 405, EngineFailed: 500, UpstreamFailed: 502,
-    Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
+    Unauthorized: 401, Forbidden: 403, TooMany: 429, Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
 }  # fmt: skip
 FORMS = 8  # that are kept for a header
 log = logging.getLogger(__name__)
@@ -52,17 +57,21 @@ async def listen(
     limits: _http.Limits | None = None,
     share: bool = False,
     tls: ssl.SSLContext | None = None,
+    guard: Guard | None = None,
 ) -> _http.Listener:
     """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken."""
 
     def answer(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
-        route = head.memo
-        if route is None or route[0] != service.generation:
-            method, respond = _find(head.path)
-            if head.method != method:
-                raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
-            route = head.memo = (service.generation, respond(service, head))
-        return route[1](body, arrived_s)  # type: ignore[no-any-return]
+        entry = head.memo
+        if entry is None or entry.generation != service.generation or arrived_s > entry.until_s:
+            entry = head.memo = Entry(service, guard, head, find, error_response)
+        return entry(body, arrived_s)  # type: ignore[no-any-return]
+
+    def find(head: _http.Head) -> Route:
+        method, route = _find(head.path)
+        if head.method != method:
+            raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
+        return route
 
     return await _http.listen(answer, error_response, host, port, limits=limits, share=share, tls=tls)
 
@@ -71,13 +80,14 @@ def error_response(error: Exception) -> bytes:
     """An exception as the protocol says it: {"error": SENTENCE} and a status."""
     for kind in type(error).__mro__:
         if (status := STATUS.get(kind)) is not None:
-            return wire.error_response(status, str(error))
+            extra = ""
+            if isinstance(error, Unauthorized):
+                extra = 'WWW-Authenticate: Bearer realm="airserve"\r\n'
+            elif isinstance(error, (TooMany, Overloaded)):
+                extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
+            return wire.error_response(status, str(error), extra=extra)
     log.error("a request failed in a way that no error names", exc_info=error)
     return wire.error_response(500, f"the server failed ({type(error).__name__}); its log says where.")
-
-
-Respond = Callable[[bytes, float], bytes | Awaitable[bytes]]
-Route = Callable[[Service, _http.Head], Respond]  # what answers requests with this header
 
 
 @lru_cache(1024)
@@ -102,7 +112,7 @@ def _model(service: Service, path: str, last: str = "") -> Served:
 class _Infer:
     """Answers infer requests with one header."""
 
-    __slots__ = ("_encoding", "_forms", "_json_bytes", "_last", "_served", "_service")
+    __slots__ = ("_encoding", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace")
 
     def __init__(self, service: Service, head: _http.Head) -> None:
         self._service = service
@@ -110,6 +120,7 @@ class _Infer:
         self._encoding = head.headers.get(b"content-encoding", b"").decode("latin-1")
         length = head.headers.get(b"inference-header-content-length")
         self._json_bytes = None if length is None else _whole(length)
+        self._timeout_s, self._trace = timeout_s(head), trace(head)
         self._forms: dict[bytes, Form] = {}
         self._last = b""
 
@@ -117,6 +128,9 @@ class _Infer:
         if self._encoding:
             body = wire.decompress(body, self._encoding)
         service, served = self._service, self._served
+        if self._timeout_s is not None and time.monotonic() > arrived_s + self._timeout_s:
+            served.meter.failed("late")
+            raise DeadlineExceeded(f"the deadline of {1e3 * self._timeout_s:g} ms passed before the work began.")
         if not (served.quick and service.workers.idle):
             return self._later(wire.parse_request(body, self._json_bytes), arrived_s)
         if self._json_bytes is not None:
@@ -152,13 +166,14 @@ class _Infer:
             self._forms[text] = form
 
     async def _later(self, asked: wire.Request, arrived_s: float) -> bytes:
-        deadline_s = None if asked.timeout_s is None else arrived_s + asked.timeout_s
+        within_s = [s for s in (asked.timeout_s, self._timeout_s) if s is not None]
         reply = await self._service.infer(
             self._served,
             asked.inputs,
             requested=asked.requested or (),
             arrived_s=arrived_s,
-            deadline_s=deadline_s,
+            deadline_s=arrived_s + min(within_s) if within_s else None,
+            trace=self._trace,
         )
         return _written(self._served, asked, reply)
 
@@ -190,7 +205,7 @@ def _server(service: Service, head: _http.Head) -> Respond:
 def _index(service: Service, head: _http.Head) -> Respond:
     def index(body: bytes, arrived_s: float) -> bytes:
         ready = _object(body).get("ready") is True
-        rows = [row for row in service.index() if row[2] == "READY" or not ready]
+        rows = [row for row in service.index() if (row[2] == "READY" or not ready) and allowed(head, row[0])]
         return _json([dict(zip(("name", "version", "state", "reason"), row, strict=True)) for row in rows])
 
     return index
@@ -249,7 +264,7 @@ def _described(tensors: tuple[Tensor, ...]) -> list[dict[str, Any]]:
 
 
 def _all_statistics(service: Service, head: _http.Head) -> Respond:
-    return _now(lambda: {"model_stats": [_counted(one) for one in service.served]})
+    return _now(lambda: {"model_stats": [_counted(one) for one in service.served if allowed(head, one.name)]})
 
 
 def _model_statistics(service: Service, head: _http.Head) -> Respond:
@@ -276,6 +291,10 @@ def _counted(served: Served) -> dict[str, Any]:
     }
 
 
+def _metrics(service: Service, head: _http.Head) -> Respond:
+    return lambda body, arrived_s: wire.http_response(200, exposition(service), media=MEDIA)
+
+
 def _now(value: Callable[[], Any]) -> Respond:
     """Answers each request with what `value` gives then, as JSON."""
     return lambda body, arrived_s: _json(value())
@@ -296,6 +315,7 @@ FIXED: dict[str, tuple[str, Route]] = {
     "/v2/health/live": ("GET", _always({"live": True})),
     "/v2/health/ready": ("GET", _always({"ready": True})),
     "/v2/models/stats": ("GET", _all_statistics),
+    "/metrics": ("GET", _metrics),
     "/v2/repository/index": ("POST", _index),
 }
 MODEL: dict[str, tuple[str, Route]] = {

@@ -1,0 +1,56 @@
+"""What a service has counted, in the text format of Prometheus (exposition format 0.0.4), over all its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from airserve.serve.metering import BUCKETS_S, Counted
+from airserve.serve.service import Service
+
+MEDIA = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(service: Service) -> bytes:
+    """All metrics of a service; names in base units, as Prometheus advises."""
+    counted = [
+        (f'model="{_escaped(s.name)}",version="{_escaped(s.version)}"', s.table.counted(s.slot)) for s in service.served
+    ]
+    lines: list[str] = []
+
+    def say(name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> None:
+        lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}"))
+        lines.extend(
+            f"{name}{{{labels}}} {value:.17g}" if labels else f"{name} {value:.17g}" for labels, value in samples
+        )
+
+    def each(of: Iterable[tuple[str, Counted]], name: str) -> list[tuple[str, float]]:
+        return [(labels, getattr(c, name)) for labels, c in of]
+
+    requests = [
+        (f'{labels},outcome="{outcome}"', float(count))
+        for labels, c in counted
+        for outcome, count in {"answered": c.answered, **c.failures}.items()
+    ]
+    say("airserve_requests_total", "counter", "Inference requests by how they ended.", requests)
+    say("airserve_rows_total", "counter", "Samples in answered requests.", each(counted, "rows"))
+    say("airserve_queue_seconds_total", "counter", "From arrival to work.", each(counted, "queue_s"))
+    say("airserve_compute_seconds_total", "counter", "Work on answered requests.", each(counted, "compute_s"))
+    name = "airserve_request_duration_seconds"
+    lines.extend((f"# HELP {name} From arrival to the end of work.", f"# TYPE {name} histogram"))
+    for labels, c in counted:
+        total = 0
+        for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), c.buckets, strict=True):
+            total += count
+            lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total}')
+        lines.append(f"{name}_sum{{{labels}}} {c.queue_s + c.compute_s:.17g}")
+        lines.append(f"{name}_count{{{labels}}} {total}")
+    say("airserve_start_time_seconds", "gauge", "When the service began, Unix time.", [("", service.table.begun_s)])
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _escaped(label: str) -> str:
+    """
+    >>> print(_escaped('a"b'))
+    a\\"b
+    """
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,229 @@
+"""Who may ask, and how much: tenants with API keys or signed tokens, their models, rates and concurrency.
+
+A key is 256 random bits, so its SHA-256 is kept and nothing more is needed to hide it; it is compared in constant time.
+Tokens are JSON Web Tokens (RFC 7519) of an OpenID issuer, checked against its public keys in a JWKS file (RFC 7517).
+Rates are the generic cell rate algorithm (ITU-T I.371 annex A) in memory that all workers share: one limit, whichever
+worker is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from airserve.contract import from_plain, to_plain
+from airserve.serve.configuration import Configuration, ConfigurationError
+
+ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+RECHECK_S = 60.0  # a token that was accepted is looked at again after so long, or when it expires
+LOCK_S = 0.05
+
+
+class Unauthorized(PermissionError):
+    """No key or token, or one that is not known; the message is one sentence."""
+
+
+class Forbidden(PermissionError):
+    """A tenant asks for what it may not have; the message is one sentence."""
+
+
+class TooMany(RuntimeError):
+    """A tenant asks more than its limits allow; the message is one sentence, `retry_s` when to ask again."""
+
+    def __init__(self, sentence: str, retry_s: float) -> None:
+        super().__init__(sentence)
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Somebody who asks. `models` none: all; a rate or concurrency of 0: no limit."""
+
+    name: str
+    keys: tuple[str, ...] = ()  # SHA-256 in hexadecimal
+    models: tuple[str, ...] = ()
+    rate_hz: float = 0.0
+    burst: int = 10  # requests that may come at once, above the rate
+    concurrency: int = 0
+    admin: bool = False  # may load and unload models
+
+
+class Admitted(NamedTuple):
+    """A tenant and its place in the shared table; `until_s` of time.monotonic."""
+
+    tenant: Tenant
+    place: int
+    until_s: float
+
+
+def new_key(path: Path, name: str, **limits: Any) -> str:
+    """Make a key for a tenant and keep its hash in a file, with new limits where they are given; the key itself.
+
+    Raises `ConfigurationError`.
+    """
+    tenants = {tenant.name: tenant for tenant in read_tenants(path)} if path.exists() else {}
+    key = f"as_{secrets.token_urlsafe(32)}"
+    known = to_plain(tenants.get(name, Tenant(name)))
+    known.update({limit: value for limit, value in limits.items() if value is not None})
+    known["keys"] = [*known["keys"], hashlib.sha256(key.encode()).hexdigest()]
+    tenants[name] = from_plain(Tenant, known)
+    text = json.dumps({"tenants": [to_plain(tenant) for tenant in tenants.values()]}, indent=1)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return key
+
+
+def read_tenants(path: Path) -> list[Tenant]:
+    """The tenants of a keys file. Raises `ConfigurationError`."""
+    try:
+        tenants = [from_plain(Tenant, one) for one in json.loads(path.read_text(encoding="utf-8"))["tenants"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path} holds no tenants ({str(error)[:100]}); `airserve key NAME --to {path}` makes one."
+        ) from None
+    for tenant in tenants:
+        if any(len(key) != 64 or set(key) - set("0123456789abcdef") for key in tenant.keys):
+            raise ConfigurationError(f"{path}: a key of {tenant.name} is not hashed; `airserve key` makes a new one.")
+    if len({tenant.name for tenant in tenants}) < len(tenants):
+        raise ConfigurationError(f"{path} names a tenant twice.")
+    return tenants
+
+
+@final
+class Guard:
+    """The tenants of a service and what each has used; made before the workers are forked.
+
+    Raises `ConfigurationError`.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        c = configuration
+        self.tenants = read_tenants(Path(c.keys)) if c.keys else []
+        self._tokens = _Tokens(c) if c.jwks else None
+        if self._tokens:  # for those whom only a token names
+            self.tenants.append(Tenant("*"))
+        self._places = {tenant.name: k for k, tenant in enumerate(self.tenants)}
+        self._hashes = [(bytes.fromhex(key), k) for k, t in enumerate(self.tenants) for key in t.keys]
+        count = max(1, len(self.tenants))
+        self._shared = mmap.mmap(-1, 8 * count * (1 + c.workers) + 8)
+        self._cells: memoryview[float] = memoryview(self._shared).cast("d")
+        self._count, self._workers = count, c.workers
+        self._lock = get_context("fork").Lock()
+
+    def admit(self, headers: Mapping[bytes, bytes]) -> Admitted:
+        """Who sends these headers: `Authorization: Bearer ...` or `X-API-Key: ...`. Raises `Unauthorized`."""
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        given = given.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        if not given:
+            raise Unauthorized("no key was sent; send it as `Authorization: Bearer KEY`.")
+        digest, found = hashlib.sha256(given).digest(), -1
+        for known, place in self._hashes:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(digest, known):
+                found = place
+        if found >= 0:
+            return Admitted(self.tenants[found], found, math.inf)
+        if self._tokens is not None and given.count(b".") == 2:
+            name, left_s = self._tokens.read(given.decode("latin-1"))
+            place = self._places.get(name, self._places["*"])
+            return Admitted(self.tenants[place], place, time.monotonic() + min(left_s, RECHECK_S))
+        raise Unauthorized("the key is not known; ask whoever runs this service for one.")
+
+    def take(self, admitted: Admitted) -> None:
+        """Count a request against the tenant's rate. Raises `TooMany`."""
+        tenant = admitted.tenant
+        if not tenant.rate_hz:
+            return
+        interval_s, cells = 1 / tenant.rate_hz, self._cells
+        locked = self._hold()
+        now_s = time.monotonic()
+        due_s = max(cells[admitted.place], now_s)
+        early_s = due_s - now_s - (max(1, tenant.burst) - 1) * interval_s
+        if early_s <= 1e-9:
+            cells[admitted.place] = due_s + interval_s
+        self._free(locked)
+        if early_s > 1e-9:
+            raise TooMany(f"{tenant.name} may ask {tenant.rate_hz:g} times a second; ask again later.", early_s)
+
+    def enter(self, admitted: Admitted, worker: int) -> None:
+        """Count a request that is under way; `leave` ends it. Raises `TooMany`."""
+        limit, cells = admitted.tenant.concurrency, self._cells
+        if not limit:
+            return
+        first = self._count * (1 + worker) + admitted.place
+        locked = self._hold()
+        under_way = sum(cells[self._count * (1 + w) + admitted.place] for w in range(self._workers))
+        if under_way < limit:
+            cells[first] += 1
+        self._free(locked)
+        if under_way >= limit:
+            raise TooMany(f"{admitted.tenant.name} may have {limit} requests under way; wait for an answer.", 0.1)
+
+    def leave(self, admitted: Admitted, worker: int) -> None:
+        if admitted.tenant.concurrency:
+            self._cells[self._count * (1 + worker) + admitted.place] -= 1
+
+    def bury(self, worker: int, pid: int) -> None:
+        """Forget what a worker that died had under way, and free the lock where it held it."""
+        for k in range(self._count):
+            self._cells[self._count * (1 + worker) + k] = 0.0
+        if self._cells[-1] == pid:
+            self._cells[-1] = 0.0
+            self._lock.release()
+
+    def _hold(self) -> bool:
+        # Without the lock a count may be off by one; better than a service that stands still.
+        held = self._lock.acquire(timeout=LOCK_S)
+        if held:
+            self._cells[-1] = os.getpid()
+        return held
+
+    def _free(self, held: bool) -> None:
+        if held:
+            self._cells[-1] = 0.0
+            self._lock.release()
+
+
+@final
+class _Tokens:
+    """JSON Web Tokens of one issuer."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        try:
+            import jwt
+        except ImportError:
+            raise ConfigurationError("tokens need the extra `jwt`: pip install 'airserve[jwt]'.") from None
+        self._jwt, self._c = jwt, configuration
+        try:
+            keys = jwt.PyJWKSet.from_dict(json.loads(Path(configuration.jwks).read_text(encoding="utf-8"))).keys
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            raise ConfigurationError(f"{configuration.jwks} holds no public keys ({str(error)[:80]}).") from None
+        self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
+
+    def read(self, token: str) -> tuple[str, float]:
+        """Whom a token names (`tenant`, else `azp`, else `sub`) and how long it holds. Raises `Unauthorized`."""
+        jwt, c = self._jwt, self._c
+        try:
+            header = jwt.get_unverified_header(token)
+            key = self._keys.get(header.get("kid")) or next(iter(self._keys.values()))
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],  # never what the token says of itself
+                audience=c.audience or None,
+                issuer=c.issuer or None,
+                options={"require": ["exp"], "verify_aud": bool(c.audience)},
+            )
+        except (jwt.PyJWTError, StopIteration, ValueError) as error:
+            raise Unauthorized(f"the token is not accepted: {str(error)[:100] or 'it cannot be read'}.") from None
+        return str(claims.get("tenant") or claims.get("azp") or claims.get("sub") or "*"), claims["exp"] - time.time()

@@ -1,0 +1,120 @@
+"""What a header leads to: who asks, what answers, and what each request must pass first. Worked out once a header."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from typing import final
+from urllib.parse import unquote
+
+from airserve.serve.guarding import Admitted, Forbidden, Guard
+from airserve.serve.protocols import _http
+from airserve.serve.service import Service
+
+Respond = Callable[[bytes, float], bytes | Awaitable[bytes]]
+Route = Callable[[Service, _http.Head], Respond]  # what answers requests with this header
+OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))  # to whoever asks
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+@final
+class Entry:
+    """The way of requests with one header. Raises `Unauthorized`, `Forbidden`, and what its route raises."""
+
+    __slots__ = ("_admitted", "_echo", "_failed", "_guard", "_limited", "_respond", "_worker", "generation", "until_s")
+
+    def __init__(
+        self,
+        service: Service,
+        guard: Guard | None,
+        head: _http.Head,
+        find: Callable[[_http.Head], Route],
+        failed: _http.Failed,
+    ) -> None:
+        self.generation = service.generation
+        self.until_s = math.inf
+        self._failed, self._guard, self._worker = failed, guard, service.worker
+        self._admitted: Admitted | None = None
+        if guard is not None and head.path not in OPEN:
+            self._admitted = head.admitted = guard.admit(head.headers)
+            self.until_s = self._admitted.until_s
+            _permit(self._admitted, head.path)
+        tenant = self._admitted.tenant if self._admitted else None
+        self._limited = tenant is not None and bool(tenant.rate_hz or tenant.concurrency)
+        self._respond = find(head)(service, head)
+        identity = head.headers.get(b"x-request-id", b"")
+        self._echo = b"\r\nX-Request-Id: " + identity if REQUEST_ID.fullmatch(identity) else b""
+
+    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+        if not self._echo:
+            return self._limit(body, arrived_s) if self._limited else self._respond(body, arrived_s)
+        try:
+            answer = self._limit(body, arrived_s)
+        except Exception as error:
+            answer = self._failed(error)
+        return self._named(answer) if isinstance(answer, bytes) else self._naming(answer)
+
+    def _limit(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+        guard, admitted = self._guard, self._admitted
+        if guard is None or admitted is None or not self._limited:
+            return self._respond(body, arrived_s)
+        guard.take(admitted)
+        guard.enter(admitted, self._worker)
+        try:
+            answer = self._respond(body, arrived_s)
+        except Exception:
+            guard.leave(admitted, self._worker)
+            raise
+        if isinstance(answer, bytes):
+            guard.leave(admitted, self._worker)
+            return answer
+        return self._leaving(answer, guard, admitted)
+
+    async def _leaving(self, answer: Awaitable[bytes], guard: Guard, admitted: Admitted) -> bytes:
+        try:
+            return await answer
+        finally:
+            guard.leave(admitted, self._worker)
+
+    def _named(self, answer: bytes) -> bytes:
+        line, _, rest = answer.partition(b"\r\n")
+        return line + self._echo + b"\r\n" + rest
+
+    async def _naming(self, answer: Awaitable[bytes]) -> bytes:
+        try:
+            return self._named(await answer)
+        except Exception as error:
+            return self._named(self._failed(error))
+
+
+def trace(head: _http.Head) -> str:
+    """The header lines that let the next site's log name the same request."""
+    given = head.headers.get(b"traceparent", b"")
+    return f"traceparent: {given.decode()}\r\n" if TRACEPARENT.fullmatch(given) else ""
+
+
+def timeout_s(head: _http.Head) -> float | None:
+    """How long a client waits, as it or the proxy before it says."""
+    for name in (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"):
+        given = head.headers.get(name, b"")
+        if given.isdigit() and len(given) < 10:
+            return int(given) / 1e3
+    return None
+
+
+def allowed(head: _http.Head, model: str) -> bool:
+    """Whether the one who sends this header may know of a model."""
+    who = head.admitted
+    return who is None or not who.tenant.models or model in who.tenant.models
+
+
+def _permit(admitted: Admitted, path: str) -> None:
+    tenant, parts = admitted.tenant, path.split("/")
+    if path.startswith("/v2/repository/models/") and not tenant.admin:
+        raise Forbidden(f"{tenant.name} may not load or unload models; that takes a key of an admin.")
+    if path.startswith("/v2/models/") and tenant.models and path.rstrip("/") != "/v2/models/stats":
+        name = unquote(parts[3])
+        if name not in tenant.models:
+            raise Forbidden(f"{tenant.name} may not use {name[:80]!r}; it may use {', '.join(tenant.models)}.")

@@ -1,0 +1,292 @@
+"""Keys, tokens, rates and TLS, as clients meet them at a service of two workers."""
+
+import datetime
+import hashlib
+import http.client
+import ipaddress
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jwt
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+from jwt.algorithms import RSAAlgorithm
+from prometheus_client.parser import text_string_to_metric_families
+
+from airserve.serve import guarding
+from airserve.serve.configuration import Configuration, ConfigurationError
+from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
+
+RSA = rsa.generate_private_key(65537, 2048)
+BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
+
+
+def token(key=RSA, algorithm="RS256", **claims):
+    claims = {"iss": "me", "aud": "us", "sub": "someone", "exp": time.time() + 60, **claims}
+    return jwt.encode({k: v for k, v in claims.items() if v is not None}, key, algorithm, headers={"kid": "one"})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, graphs):
+    """A service behind TLS, and its keys by tenant."""
+    folder = tmp_path_factory.mktemp("guarded")
+    file = folder / "keys.json"
+    keys = {
+        "plant": new_key(file, "plant"),
+        "admin": new_key(file, "admin", admin=True),
+        "tail": new_key(file, "tail", models=["tail"]),
+        "slow": new_key(file, "slow", rate_hz=1.0, burst=3),
+    }
+    public = json.loads(RSAAlgorithm.to_jwk(RSA.public_key()))
+    (folder / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "one", "alg": "RS256", "use": "sig"}]}))
+    certificate(folder)
+    command = [sys.executable, "-m", "airserve.cli", "serve", graphs["whole"], graphs["tail"], "--port", 0]
+    command += ["--workers", 2, "--keys", file, "--jwks", folder / "jwks.json", "--issuer", "me", "--audience", "us"]
+    command += ["--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    line = process.stdout.readline()
+    assert line.startswith("ready serve https://127.0.0.1:"), line
+    context = ssl.create_default_context(cafile=folder / "cert.pem")
+
+    def ask(path, key="", method="GET", body=None, **headers):
+        one = http.client.HTTPSConnection("127.0.0.1", int(re.search(r":(\d+) ", line)[1]), timeout=10, context=context)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        one.request(method, path, body, headers)
+        answer = one.getresponse()
+        text = answer.read()
+        one.close()
+        return answer.status, text.decode(), dict(answer.getheaders())
+
+    yield ask, keys
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(15) == 0
+    process.stdout.close()
+
+
+def certificate(folder):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+
+
+INFER = "/v2/models/whole/infer"
+ROUTES = [
+    ("GET", "/v2"), ("GET", "/metrics"), ("GET", "/v2/models/whole"), ("GET", "/v2/models/whole/ready"),
+    ("GET", "/v2/models/whole/stats"), ("GET", "/v2/models/stats"), ("POST", INFER), ("POST", "/v2/repository/index"),
+    ("POST", "/v2/repository/models/whole/load"), ("POST", "/v2/repository/models/whole/unload"), ("GET", "/nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_but_health_wants_a_key(made, method, path):
+    ask, _ = made
+    for key in ("", "as_wrong", "a.b.c", "~" * 500):
+        status, text, headers = ask(path, key, method)
+        assert status == 401
+        assert headers["WWW-Authenticate"].startswith("Bearer")
+        assert json.loads(text)["error"].endswith(".")
+
+
+def test_health_wants_none(made):
+    ask, _ = made
+    assert ask("/v2/health/live")[0] == ask("/v2/health/ready")[0] == 200
+
+
+def test_a_key_opens_and_so_does_a_token(made):
+    ask, keys = made
+    for _ in range(4):
+        assert ask(INFER, keys["plant"], "POST", BODY)[0] == 200
+    assert ask(INFER, "", "POST", BODY, **{"X-API-Key": keys["plant"]})[0] == 200
+    assert ask(INFER, token(), "POST", BODY)[0] == 200
+    assert ask(INFER, token(tenant="tail"), "POST", BODY)[0] == 403  # a token may name a tenant of the file
+
+
+def test_tokens_that_are_refused(made):
+    ask, _ = made
+    other = rsa.generate_private_key(65537, 2048)
+    header = {"kid": "one", "alg": "none", "typ": "JWT"}
+    unsigned = jwt.encode({"sub": "x", "exp": time.time() + 60}, None, "none", headers=header)
+    public = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    confused = token(hashlib.sha256(public).digest(), "HS256")
+    for bad in (
+        token(other), token(exp=time.time() - 60), token(exp=None), token(iss="you"), token(aud="them"), unsigned,
+        confused, token()[:-6] + "AAAAAA", "e30.e30.e30",
+    ):  # fmt: skip
+        status, text, _ = ask(INFER, bad, "POST", BODY)
+        assert status == 401, bad
+        assert "Traceback" not in text
+
+
+def test_a_tenant_has_its_models_and_no_others(made):
+    ask, keys = made
+    assert ask("/v2/models/tail", keys["tail"])[0] == 200
+    for path in (
+        "/v2/models/whole",
+        "/v2/models/wh%6Fle",
+        "/v2/models/whole/versions/1/ready",
+        "/v2/models/whole/stats",
+    ):
+        assert ask(path, keys["tail"], "POST" if path == INFER else "GET")[0] == 403, path
+    rows = json.loads(ask("/v2/repository/index", keys["tail"], "POST")[1])
+    assert [row["name"] for row in rows] == ["tail"]
+    found = json.loads(ask("/v2/models/stats", keys["tail"])[1])
+    assert [one["name"] for one in found["model_stats"]] == ["tail"]
+
+
+def test_models_are_changed_by_an_admin_alone(made):
+    ask, keys = made
+    assert ask("/v2/repository/models/tail/load", keys["plant"], "POST")[0] == 403
+    assert ask("/v2/repository/models/tail/load", keys["admin"], "POST")[0] == 200
+
+
+def test_a_rate_is_one_whichever_worker_is_asked(made):
+    ask, keys = made
+    answers = [ask(INFER, keys["slow"], "POST", BODY) for _ in range(10)]
+    statuses = [status for status, *_ in answers]
+    assert statuses[:3] == [200] * 3
+    assert statuses.count(429) >= 4  # ten requests take less than three seconds
+    refused = next(headers for status, _, headers in answers if status == 429)
+    assert refused["Retry-After"] == "1"
+
+
+def test_a_request_keeps_its_name(made):
+    ask, keys = made
+    for body in (BODY, "{"):
+        _, _, headers = ask(INFER, keys["plant"], "POST", body, **{"X-Request-Id": "abc-7"})
+        assert headers["X-Request-Id"] == "abc-7"
+    assert "X-Request-Id" not in ask(INFER, keys["plant"], "POST", BODY, **{"X-Request-Id": "a b"})[2]
+
+
+def test_metrics_are_prometheus_and_add_up(made):
+    ask, keys = made
+
+    def samples():
+        status, text, headers = ask("/metrics", keys["plant"])
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        return {
+            (s.name, s.labels.get("model"), s.labels.get("outcome") or s.labels.get("le")): s.value
+            for family in families.values()
+            for s in family.samples
+        }
+
+    before = samples()
+    for _ in range(7):
+        assert ask(INFER, keys["plant"], "POST", BODY)[0] == 200
+    assert ask(INFER, keys["plant"], "POST", BODY.replace('"x"', '"z"'))[0] == 400
+    after = samples()
+
+    def grown(*key):
+        return after[key] - before.get(key, 0.0)
+
+    assert grown("airserve_requests_total", "whole", "answered") == 7
+    assert grown("airserve_requests_total", "whole", "refused") == 1
+    assert grown("airserve_rows_total", "whole", None) == 7
+    assert grown("airserve_request_duration_seconds_count", "whole", None) == 7
+    assert grown("airserve_request_duration_seconds_bucket", "whole", "+Inf") == 7
+    assert grown("airserve_compute_seconds_total", "whole", None) > 0
+
+
+def test_a_keys_file_holds_hashes_and_is_its_owners(tmp_path):
+    file = tmp_path / "keys.json"
+    first, second = new_key(file, "a", rate_hz=5.0), new_key(file, "a")
+    text = file.read_text()
+    assert first not in text
+    assert second not in text
+    assert file.stat().st_mode & 0o077 == 0
+    (tenant,) = read_tenants(file)
+    assert (tenant.rate_hz, len(tenant.keys)) == (5.0, 2)
+    guard = Guard(Configuration((), keys=str(file)))
+    for key in (first, second):
+        assert guard.admit({b"x-api-key": key.encode()}).tenant == tenant
+    with pytest.raises(Unauthorized, match="not known"):
+        guard.admit({b"x-api-key": first[:-1].encode()})
+
+
+@pytest.mark.parametrize("text", [
+    "{", "[]", '{"tenants": [{"name": "a", "keys": ["plain"]}]}', '{"tenants": [{}]}',
+    '{"tenants": [{"name": "a"}, {"name": "a"}]}', '{"tenants": [{"nme": "a"}]}',
+])  # fmt: skip
+def test_a_keys_file_that_is_none_is_one_sentence(tmp_path, text):
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+    assert "\n" not in str(caught.value)
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=60), st.integers(1, 6), st.sampled_from([2.0, 5.0, 20.0]))
+def test_a_rate_lets_through_what_a_bucket_by_hand_does(tmp_path_factory, gaps_s, burst, rate_hz):
+    """GCRA is a leaky bucket of `burst` tokens that fills at the rate (I.371 annex A: the two are the same)."""
+    file = tmp_path_factory.getbasetemp() / "rate.json"
+    file.write_text(json.dumps({"tenants": [{"name": "a", "rate_hz": rate_hz, "burst": burst}]}))
+    guard = Guard(Configuration((), keys=str(file)))
+    admitted = Admitted(guard.tenants[0], 0, np.inf)
+    tokens, at_s, now_s = float(burst), 0.0, 1000.0
+    clock, guarding.time.monotonic = guarding.time.monotonic, lambda: now_s
+    try:
+        for gap_s in gaps_s:
+            now_s += gap_s
+            tokens = min(float(burst), tokens + (now_s - (at_s or now_s)) * rate_hz)
+            at_s = now_s
+            try:
+                guard.take(admitted)
+                assert tokens > 1 - 1e-6
+                tokens -= 1
+            except TooMany as error:
+                assert tokens < 1 + 1e-6
+                assert error.retry_s == pytest.approx((1 - tokens) / rate_hz, abs=1e-5)
+    finally:
+        guarding.time.monotonic = clock
+
+
+def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
+    file = tmp_path / "keys.json"
+    new_key(file, "a", concurrency=2)
+    guard = Guard(Configuration((), keys=str(file), workers=2))
+    admitted = Admitted(guard.tenants[0], 0, np.inf)
+    guard.enter(admitted, 0)
+    guard.enter(admitted, 1)
+    with pytest.raises(TooMany, match="may have 2 requests under way"):
+        guard.enter(admitted, 0)
+    guard.leave(admitted, 1)
+    guard.enter(admitted, 1)
+    guard.bury(1, 12345)
+    guard.enter(admitted, 0)
+    assert replace(guard.tenants[0], keys=()) == Tenant("a", concurrency=2)
+
+
+def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):
+    file = tmp_path / "keys.json"
+    new_key(file, "a", rate_hz=1e6)
+    guard = Guard(Configuration((), keys=str(file)))
+    pid = os.fork()
+    if pid == 0:
+        guard._hold()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not guard._hold()
+    guard.bury(0, pid)
+    assert guard._hold()

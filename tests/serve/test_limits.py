@@ -1,0 +1,120 @@
+"""What a client may ask of a connection and a queue: slow and idle ones, deadlines, and a queue that is full."""
+
+import asyncio
+import json
+import time
+
+import numpy as np
+import pytest
+import uvloop
+
+from airserve import wire
+from airserve.contract import Endpoint, SiteProcess
+from airserve.model import Function, Tensor
+from airserve.serve.protocols import oip
+from airserve.serve.protocols._http import Limits
+from airserve.serve.routing import AnswerReader
+from airserve.serve.service import Service
+
+X = Tensor("x", "float32", (-1, 4))
+QUICK = Limits(header_s=0.2, body_bytes_per_s=1e9, idle_s=0.6, write_s=0.2, linger_s=0.1)
+
+
+def asked(model="slow", extra=""):
+    return wire.infer_request(model, [(X, np.ones((1, 4), "float32"))], host="h", extra=extra)
+
+
+def serving(graphs, talk, limits=None, queue=4096):
+    """Runs `talk(reader, writer)` against a service with a model of 50 ms."""
+
+    async def run():
+        slow = Endpoint("slow", (Function("whole", "model", str(graphs["whole"]), padded_s=0.05),))
+        quick = Endpoint("quick", (Function("whole", "model", str(graphs["whole"])),))
+        service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, (slow, quick)))
+        service.workers.limit = queue
+        listener = await oip.listen(service, "127.0.0.1", 0, limits=limits)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        found = await talk(reader, writer)
+        writer.close()
+        await listener.drain(2)
+        counted = service.endpoint("slow").table.counted(0)
+        service.close()
+        return found, counted
+
+    return uvloop.run(run())
+
+
+async def answers(reader, count):
+    read, got = AnswerReader(), []
+    while len(got) < count and (data := await reader.read(1 << 16)):
+        got += read.feed(data)
+    return got
+
+
+@pytest.mark.parametrize("sent", [b"GET /v2 HT", asked()[:-7], asked("quick") * 3 + asked("quick")[:-7]])
+def test_a_request_that_does_not_arrive_is_given_up(graphs, sent):
+    async def talk(reader, writer):
+        writer.write(sent)
+        begun_s = time.monotonic()
+        got = await answers(reader, sent.count(b"Content-Length: ") + 9)  # until the end of the stream
+        return got[-1], time.monotonic() - begun_s
+
+    (last, took_s), _ = serving(graphs, talk, QUICK)
+    assert last.status == 408
+    assert 0.2 < took_s < 3
+
+
+def test_an_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not(graphs):
+    async def talk(reader, writer):
+        writer.write(asked() * 20)  # a second of work: longer than a connection may be idle
+        got = await answers(reader, 20)
+        return got, await reader.read()
+
+    (got, rest), _ = serving(graphs, talk, QUICK)
+    assert [answer.status for answer in got] == [200] * 20
+    assert rest == b""
+
+
+@pytest.mark.parametrize("name", ["X-Request-Timeout-Ms", "x-envoy-expected-rq-timeout-ms"])
+def test_a_deadline_that_passes_in_the_queue_drops_the_work(graphs, name):
+    async def talk(reader, writer):
+        writer.write(asked() + asked(extra=f"{name}: 20\r\n") + asked(extra=f"{name}: 5000\r\n"))
+        begun_s = time.monotonic()
+        return await answers(reader, 3), time.monotonic() - begun_s
+
+    (got, took_s), counted = serving(graphs, talk)
+    assert [answer.status for answer in got] == [200, 504, 200]
+    assert "deadline passed" in json.loads(got[1].body)["error"]
+    assert counted.answered == 2
+    assert counted.failures["late"] == 1
+    assert counted.compute_s < 0.14  # twice 50 ms: the late one was not computed
+    assert took_s > 0.1
+
+
+def test_a_full_queue_says_when_to_come_again(graphs):
+    async def talk(reader, writer):
+        writer.write(asked() * 5)
+        return await answers(reader, 5)
+
+    got, counted = serving(graphs, talk, queue=2)
+    assert [answer.status for answer in got] == [200, 200, 200, 503, 503]
+    assert got[-1].headers["retry-after"] == "1"
+    assert counted.failures["rejected"] == 2
+
+
+def test_health_answers_while_the_engine_works(graphs):
+    async def talk(reader, writer):
+        writer.write(asked())
+        await asyncio.sleep(0.01)
+        host, port = writer.get_extra_info("peername")
+        other, second = await asyncio.open_connection(host, port)
+        second.write(b"GET /v2/health/ready HTTP/1.1\r\nHost: h\r\n\r\n")
+        (health,) = await answers(other, 1)
+        waiting = not reader._buffer
+        second.close()
+        await answers(reader, 1)
+        return health, waiting
+
+    (health, waiting), _ = serving(graphs, talk)
+    assert health.status == 200
+    assert waiting
