@@ -16,9 +16,9 @@ from airserve.network.jit import inner
 REPORT_PERIOD_MS = 20.0  # CSI report (downlink) or sounding (uplink)
 REPORT_DELAY_MS = 4.0  # from measurement to use
 LOOP_STEP_DB = 0.5  # down after a block that was not decoded; up by target / (1 - target) of it after one that was
-LOOP_LIMITS_DB = (-10.0, 3.0)
+LOOP_LIMITS_DB = (-20.0, 3.0)  # a channel that moves on between reports needs the depth of its fades
 
-uplink_snr_db, with_evm_db = link.uplink_snr_db, link.with_evm_db
+with_evm_db = link.with_evm_db
 PDCCH_DB, PDCCH_LEVELS = control.THRESHOLD_DB, np.array(control.LEVELS)
 THRESHOLD_DB, EFFICIENCY, QM, RATE = link.THRESHOLD_DB, link.EFFICIENCY, link.QM, link.RATE
 
@@ -40,10 +40,22 @@ def snr_db(s: State, c: Config, f: int, layers: int, slot: int) -> float:
 
 @inner
 def sinr_db(s: State, c: Config, f: int, snr: float, prbs: int) -> float:
-    """SINR in dB behind the transmitter's EVM; a device spreads its power over the PRBs that it was granted."""
+    """SINR in dB behind the transmitter's EVM.
+
+    A device has 23 dBm for the PRBs that it was granted, and sends no more on each than open-loop control allows
+    (TS 38.213 7.1.1).
+    """
     if s.flow[f].direction == UP:
-        return float(uplink_snr_db(snr, prbs, c.prbs))
+        snr += min(10.0 * log10(c.prbs / prbs), s.flow[f].open_db)
     return float(with_evm_db(snr))
+
+
+@inner
+def reach(s: State, c: Config, f: int) -> int:
+    """Most PRBs on which a device's power still allows the lowest MCS, by its report: what its headroom tells."""
+    flow = s.flow[f]
+    spare_db = snr_db(s, c, f, 1, flow.report) + flow.olla_db - THRESHOLD_DB[0]
+    return int(min(max(c.prbs * 10 ** (spare_db / 10), 1.0), c.prbs))
 
 
 @inner

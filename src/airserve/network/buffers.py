@@ -32,7 +32,8 @@ FLOW = np.dtype(
         ("enqueued", "i8"),
         ("sent", "i8"),
         ("delivered", "i8"),
-        ("known", "i8"),  # up: how far the base station may grant from now on, by buffer status reports
+        ("known", "i8"),  # how far the base station may grant from now on; up: by buffer status reports
+        ("heard", "i8"),  # up: slot in which the newest report was sent that the base station uses
         ("asked", "i8"),  # up: bytes to grant for a scheduling request
         ("requesting", "i8"),  # up: a scheduling request is on its way
         ("lost", "i8"),  # bytes that HARQ gave up and RLC sends again
@@ -46,6 +47,7 @@ FLOW = np.dtype(
         ("unsent", "i8"),  # first record of which no byte was sent
         ("failed", "i8"),  # list of the blocks not decoded
         ("row", "i8"),  # of the radio trace
+        ("open_db", "f8"),  # up: power of a PRB by open-loop control, against full power over the carrier
         ("offset", "f8"),  # in the radio trace, in snapshots
         ("report", "i8"),  # slot to which the last CQI report applies
         ("mcs", "i8"),  # chosen for a grant of the whole band
@@ -71,6 +73,7 @@ BLOCK = np.dtype(
         ("snr", "f8"),  # linear, summed over the attempts: chase combining
         ("decoded", "i8"),
         ("report", "i8"),  # up: buffer status report, as an end in the stream
+        ("sent", "i8"),  # slot of its first transmission
         ("waited", "i8"),  # slots in which a retransmission found no room
         ("kind", "i8"),
         ("next", "i8"),  # in the calendar, among the retransmissions, or among the free
@@ -155,6 +158,7 @@ class State(NamedTuple):
     active: Array  # int64 (2, slices): list of the flows with something to grant
     slices: Array  # slicing.SLICE (2, slices): by direction, what the slice policy sees
     pattern: Array  # frame.SLOT (slots of the pattern,)
+    levels: Array  # int64: of buffer status reports, none where they are exact
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     prbs_used: Array  # int64 (slices, 2)
     nbytes: Array  # int64 (slices, 2), delivered, without overheads

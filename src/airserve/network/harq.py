@@ -58,6 +58,8 @@ def transmit(s: State, c: Config, b: int) -> None:
     flow.served = slot
     block.attempts += 1
     first = block.attempts == 1
+    if first:
+        block.sent = slot
     block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot), block.prbs) / 10)
     block.decoded = uniform(s) >= bler_at(block.snr, block.mcs)
     s.n[N.blocks if first else N.resent] += 1
@@ -95,7 +97,7 @@ def happen(s: State, c: Config) -> None:
             s.flow[s.block[b].flow].lost += s.block[b].end - s.block[b].start
             activate(s, s.block[b].flow)
         elif kind == REPORT:
-            learn(s, s.block[b].flow, s.block[b].report)
+            learn(s, b)
             free_block(s, b)
         elif kind == REQUEST:
             flow = s.flow[s.block[b].flow]
@@ -113,9 +115,10 @@ def outcome(s: State, c: Config, b: int, slot: int) -> None:
         correct(s, c, block.flow, block.decoded)
     if block.decoded:
         flow.processes -= 1
-        if flow.direction == UP and block.report > flow.known:
+        if flow.direction == UP and not c.configured and block.report != flow.known and block.sent > flow.heard:
             later(s, b, uplink_slot_after(s, slot, c.k2), REPORT)
         else:
+            flow.heard = max(flow.heard, block.sent)
             free_block(s, b)
     elif block.attempts >= MAX_ATTEMPTS:
         give_up(s, b, slot + c.rlc_delay)
@@ -126,12 +129,14 @@ def outcome(s: State, c: Config, b: int, slot: int) -> None:
 
 
 @inner
-def learn(s: State, f: int, report: int) -> None:
-    """A buffer status report has become of use for grants."""
-    flow = s.flow[f]
-    flow.known = max(flow.known, report)
-    if flow.known > flow.sent:
-        activate(s, f)
+def learn(s: State, b: int) -> None:
+    """A block's buffer status report has become of use for grants, unless a later one has."""
+    block = s.block[b]
+    flow = s.flow[block.flow]
+    if block.sent > flow.heard:
+        flow.heard, flow.known = block.sent, block.report
+        if flow.known > flow.sent:
+            activate(s, block.flow)
 
 
 @inner

@@ -15,7 +15,7 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import control, frame, radio
+from airserve.network import control, frame, radio, uplink
 from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
 from airserve.network.buffers import (
     BLOCK,
@@ -84,7 +84,8 @@ class Mac:
 
     `slice_of` has the index of each device's slice. `grant` is "sr" (scheduling requests and buffer status reports)
     or "configured" (a device may send in any uplink slot without asking). `processing` adds the times that a device
-    takes to prepare and decode. `max_records` records have room at first; more get it.
+    takes to prepare and decode. Without `grant` the cell's own holds. `max_records` records have room at first;
+    more get it.
 
     >>> from airserve.network.topology import Network
     >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
@@ -103,7 +104,7 @@ class Mac:
         *,
         seed: int,
         trace: radio.Trace | None = None,
-        grant: Grant = "sr",
+        grant: Grant | None = None,
         processing: bool = True,
         max_records: int = 1024,
     ) -> None:
@@ -222,7 +223,7 @@ def initial(
     *,
     seed: int,
     trace: radio.Trace | None = None,
-    grant: Grant = "sr",
+    grant: Grant | None = None,
     processing: bool = True,
     records: int = 1024,
 ) -> tuple[Config, State]:
@@ -233,8 +234,11 @@ def initial(
             f"cell {cell.name} needs at least one device, each in a slice from 0 to {len(network.slices) - 1}; "
             f"it was given {list(slice_of)[:8]}."
         )
+    grant = grant or cell.grant
     if grant not in ("sr", "configured"):
         raise MacError(f"grant {grant!r} is unknown; choose sr or configured.")
+    if grant == "sr" and (sentence := uplink.too_many(cell, ues)):
+        raise MacError(sentence)
     rng = np.random.default_rng(seed)
     config = _config(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
     return config, _state(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
@@ -242,7 +246,6 @@ def initial(
 
 def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant, processing: bool) -> Config:
     slot_s = cell.slot_ms / 1000
-    pattern = len(cell.symbols)
     decode, prepare = (n / 2 * slot_s / SLOT_SYMBOLS for n in frame.processing_symbols(cell))
     return Config(
         ues=ues,
@@ -253,7 +256,7 @@ def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant,
         configured=grant == "configured",
         k1=K1_SLOTS,
         k2=cell.k2_slots,
-        request_period=pattern * max(1, round(cell.sr_period_ms / cell.slot_ms / pattern)),
+        request_period=uplink.request_period(cell),
         request_bytes=FIRST_GRANT_BYTES,
         target_bler=cell.target_bler,
         report_period=round(REPORT_PERIOD_MS / cell.slot_ms),
@@ -272,14 +275,13 @@ def _state(
     flow = np.zeros(2 * c.ues, FLOW)
     flow["ue"], flow["slice"] = np.tile(np.arange(c.ues), 2), np.tile(slice_of, 2)
     flow["direction"] = np.repeat([DOWN, UP], c.ues)
-    for name in ("head", "tail", "unsent", "failed", "report", "served"):
+    for name in ("head", "tail", "unsent", "failed", "report", "served", "heard"):
         flow[name] = NONE
     rows, offsets = radio.assign(trace, c.ues, rng)
     flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
     pattern = frame.pattern(network.cell)
-    cycle = len(network.cell.symbols)
-    uplink = np.flatnonzero(frame.carries(network.cell, "up"))
-    opportunities = np.concatenate([uplink + i for i in range(0, c.request_period, cycle)])
+    flow["open_db"] = uplink.open_loop_db(network.cell, trace)[flow["row"]]
+    opportunities = uplink.request_slots(network.cell)
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
     block = np.zeros(blocks + 2 * c.ues, BLOCK)
@@ -292,7 +294,7 @@ def _state(
     n = np.zeros(N.size, np.int64)
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
-    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * cycle  # the farthest that an event can lie
+    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols)  # of the farthest event
     return State(
         n=n,
         flow=flow,
@@ -302,6 +304,7 @@ def _state(
         active=np.full((2, c.slices), NONE),
         slices=_slices(network),
         pattern=pattern,
+        levels=uplink.levels(network.cell.buffer_status),
         snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
         prbs_used=np.zeros((c.slices, 2), np.int64),
         nbytes=np.zeros((c.slices, 2), np.int64),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.adaptation import EFFICIENCY, aggregation, block_bits, choose, listen
+from airserve.network.adaptation import EFFICIENCY, aggregation, block_bits, choose, listen, reach
 from airserve.network.buffers import (
     LOST_DUE,
     NONE,
@@ -25,6 +25,7 @@ from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, tran
 from airserve.network.headers import BLOCK
 from airserve.network.jit import inner, njit
 from airserve.network.slicing import allocate, forget, settle
+from airserve.network.uplink import reported
 
 BLOCK_OVERHEAD_BYTES = sum(BLOCK.values())
 PATIENCE = 20  # slots in which a retransmission may find no room before RLC cuts it anew
@@ -145,7 +146,7 @@ def oldest_s(s: State, f: int, now_s: float) -> float:
 def waiting(s: State, f: int) -> int:
     """Bytes of a flow that may be granted: what is known of, what RLC sends again, and what a request asks for."""
     flow = s.flow[f]
-    return int(max(flow.known - flow.sent + flow.lost, flow.asked))
+    return int(max(max(flow.known - flow.sent, 0) + flow.lost, flow.asked))
 
 
 @inner
@@ -166,10 +167,11 @@ def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
     flow = s.flow[f]
     bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
     mcs, layers = flow.mcs, flow.layers
-    prbs = fewest(bits, elements, mcs, layers, c.prbs)
+    most = reach(s, c, f) if flow.direction == UP and mcs == 0 else c.prbs
+    prbs = fewest(bits, elements, mcs, layers, most)
     if flow.direction == UP and prbs < c.prbs:  # fewer PRBs have more power each, which may allow a better MCS
         mcs, layers = choose(s, c, f, prbs)
-        prbs = fewest(bits, elements, mcs, layers, c.prbs)
+        prbs = fewest(bits, elements, mcs, layers, most)
     return prbs
 
 
@@ -246,7 +248,8 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     """Fill a transport block of a flow and send it; returns the PRBs used.
 
     A device fills its grant with all it has, also with what the base station does not know of. Bytes that RLC
-    sends again go first. What answers a scheduling request may find the queue empty: the PRBs are spent all the same.
+    sends again go first. A grant may find the queue empty, for it answers a scheduling request, or a buffer status
+    report that named more than there was: the PRBs are spent all the same.
     """
     flow = s.flow[f]
     flow.metric = 0.0
@@ -258,7 +261,7 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     if room <= 0 or not announce(s, c, f):
         return 0
     if flow.lost == 0 and flow.sent == flow.enqueued:
-        flow.asked = 0
+        flow.asked, flow.known = 0, flow.sent
         return int(prbs)
     b = new_block(s)
     if b == NONE:
@@ -268,13 +271,17 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
         start, end = lost_bytes(s, f, room)
     else:
         start, end = flow.sent, min(flow.sent + room, flow.enqueued)
+        believed = flow.known - flow.sent
         flow.sent = end
-        flow.known = max(flow.known, end)
+        if flow.direction == UP and not c.configured:
+            flow.known = end + max(believed - room, 0)
         granted(s, f, s.n[N.slot] * c.slot_s)
     flow.average += (end - start) / MEMORY
     block = s.block[b]
     block.flow, block.start, block.end, block.prbs, block.mcs, block.layers = f, start, end, prbs, mcs, layers
-    block.attempts, block.waited, block.snr, block.report = 0, 0, 0.0, flow.enqueued
+    block.attempts, block.waited, block.snr = 0, 0, 0.0
+    if flow.direction == UP:
+        block.report = flow.sent + reported(s.levels, flow.enqueued - flow.sent)
     flow.processes += 1
     transmit(s, c, b)
     return int(prbs)

@@ -61,7 +61,12 @@ class Cell(Description):
     mimo: Literal["su"] = "su"
     slicing: str = "ratio"  # a file of network/slices/
     slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
+    grant: Literal["sr", "configured"] = "sr"  # configured: devices may send in any uplink slot without asking
     sr_period_ms: float = Field(20.0, gt=0)  # scheduling-request period of a device
+    sr_resources: int = Field(144, ge=1, le=3276)  # devices that may ask in one uplink slot: 12 shifts of 12 PRBs
+    buffer_status: Literal["short", "long", "exact"] = "short"  # reports: 32 levels, 256, or bytes
+    p0_dbm: float = Field(-76.0, ge=-202, le=24)  # uplink power control, TS 38.213 7.1.1; of a PRB at 15 kHz
+    alpha: float = Field(1.0, ge=0, le=1)  # part of the path loss that it makes up for
     prach_period_ms: float = Field(10.0, gt=0)  # of random access, TS 38.211 6.3.3.2
     reference_signals: bool = True  # SSB, CSI-RS, tracking and PRACH take resource elements
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1

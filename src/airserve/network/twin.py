@@ -74,7 +74,7 @@ def run(
     warm_s: float = WARM_S,
     drain_s: float = DRAIN_S,
     trace: Trace | None = None,
-    grant: Grant = "sr",
+    grant: Grant | None = None,
     processing: bool = True,
 ) -> Outcome:
     """Simulate some seconds of all flows together; the same seed gives the same Outcome.
