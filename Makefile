@@ -34,7 +34,9 @@ imports: $(VENV)/test.stamp
 
 tests: $(VENV)/test.stamp
 	$(STEP) "tests: pytest, warnings are errors"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m airserve.network.warming
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not realtime' $(ARGS) || test $$? = 5
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m realtime $(ARGS) || test $$? = 5
 
 bench: $(VENV)/test.stamp data  ## every figure of the README, one script each
 	@for script in bench/*.py; do printf '\033[1m== %s\033[0m\n' $$script; $(BIN)/python $$script || exit 1; done

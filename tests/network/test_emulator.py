@@ -25,6 +25,8 @@ from airserve.network.emulator import QUEUE_BYTES
 from airserve.network.mac import Mac
 from airserve.network.topology import Network
 
+pytestmark = pytest.mark.realtime
+
 DEVICES = ("127.1.9.1", "127.1.9.2", "127.1.9.3")
 DELAY_MS = 3.0
 SLOT_S = 5e-4

@@ -33,6 +33,8 @@ from airserve.place.supervisor import Start, Stop, Supervisor, steps
 from airserve.registry import Registry
 from airserve.serve import driving
 
+pytestmark = pytest.mark.realtime
+
 PADDED_S = 0.012
 FILE = {
     "network": {

@@ -14,6 +14,8 @@ from airserve.serve import batching
 from airserve.serve.batching import DeadlineExceeded, Overloaded, Padded, Workers
 from airserve.serve.service import Service
 
+pytestmark = pytest.mark.realtime
+
 PADDED_S = 0.005
 X = {"x": np.zeros((1, 4), "float32")}
 

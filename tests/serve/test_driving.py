@@ -35,6 +35,8 @@ from airserve.serve.driving import Drive, DriveError, Score, Used
 from airserve.serve.joining import Crossings, join
 from airserve.timing import AirBytes, Timing, format_timing
 
+pytestmark = pytest.mark.realtime
+
 Answer = Callable[[socket.socket, int], bool]  # with the number of the request; False: the connection is closed
 
 

@@ -30,6 +30,8 @@ from airserve.serve.routing import AnswerReader
 from airserve.serve.supervising import Supervisor
 from airserve.serve.untrusted import check_graph
 
+pytestmark = pytest.mark.realtime
+
 X = Tensor("x", "float32", (-1, 4))
 ONES = np.ones((1, 4), "float32")
 
