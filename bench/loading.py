@@ -1,6 +1,6 @@
 """A load for servers: keep-alive connections with a request always waiting, as wrk's, in a process of its own.
 
-    python bench/loading.py HOST:PORT REQUEST_FILE [--connections 8] [--seconds 3]
+    python bench/loading.py HOST:PORT REQUEST_FILE [--connections 8] [--seconds 3] [--grpc METHOD]
 
 Prints the requests that were answered, their seconds, and how many answers were not 200, as JSON. One system call to
 send and one to receive per answer; the answers' lengths are taken from the first one of each connection's header.
@@ -44,6 +44,31 @@ def load(address: tuple[str, int], request: bytes, connections: int, seconds: fl
     return {"answered": answered, "failed": failed, "seconds": now_s - begun_s}
 
 
+def load_grpc(address: str, method: str, request: bytes, under_way: int, seconds: float) -> dict[str, float]:
+    """The same over gRPC: calls under way on one channel each, their messages as bytes."""
+    import threading
+
+    import grpc
+
+    until_s = time.monotonic() + seconds
+    answered = []
+
+    def ask() -> None:
+        with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call, count = channel.unary_unary(method), 0
+            while time.monotonic() < until_s:
+                call(request)
+                count += 1
+            answered.append(count)
+
+    threads = [threading.Thread(target=ask) for _ in range(under_way)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"answered": sum(answered), "failed": 0, "seconds": seconds}
+
+
 def _end(held: bytearray) -> int:
     """Where the first answer ends; 0 while that is not known."""
     head = held.find(b"\r\n\r\n")
@@ -59,9 +84,14 @@ def main() -> int:
     parser.add_argument("request", type=Path)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--grpc", default="", help="a method, such as /inference.GRPCInferenceService/ModelInfer")
     given = parser.parse_args()
+    request = given.request.read_bytes()
+    if given.grpc:
+        print(json.dumps(load_grpc(given.address, given.grpc, request, given.connections, given.seconds)))
+        return 0
     host, _, port = given.address.rpartition(":")
-    print(json.dumps(load((host, int(port)), given.request.read_bytes(), given.connections, given.seconds)))
+    print(json.dumps(load((host, int(port)), request, given.connections, given.seconds)))
     return 0
 
 

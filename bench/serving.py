@@ -76,6 +76,9 @@ request = function() return whole end
 """
 
 
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
 def tree(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
@@ -107,9 +110,9 @@ def start(*command: str) -> tuple[subprocess.Popen[str], str]:
     return server, server.stdout.readline().split()[2].removeprefix("http://")
 
 
-def server_us(pid: int, address: str, request: Path, seconds: float, connections: int = 8) -> float:
+def server_us(pid: int, address: str, request: Path, seconds: float, connections: int = 8, method: str = "") -> float:
     """CPU time per answer of a server, its children included, under load."""
-    wrk = shutil.which("wrk")
+    wrk = "" if method else shutil.which("wrk")
     if wrk:
         script = request.with_suffix(".lua")
         script.write_text(LUA.format(request))
@@ -124,7 +127,7 @@ def server_us(pid: int, address: str, request: Path, seconds: float, connections
         ]
     else:
         command = [sys.executable, str(Path(__file__).with_name("loading.py")), address, str(request)]
-        command += ["--seconds", str(seconds), "--connections", str(connections)]
+        command += ["--seconds", str(seconds), "--connections", str(connections), "--grpc", method]
     begun_s = cpu_s(pid)
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     spent_s = cpu_s(pid) - begun_s
@@ -136,6 +139,15 @@ def server_us(pid: int, address: str, request: Path, seconds: float, connections
         assert not found["failed"], said
         answered = int(found["answered"])
     return 1e6 * spent_s / answered
+
+
+def grpc_request(x: Array) -> bytes:
+    """A ModelInferRequest with raw contents."""
+    from airserve.serve.protocols._messages import classes
+
+    made = classes()["ModelInferRequest"](model_name="tiny", raw_input_contents=[x.tobytes()])
+    made.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    return bytes(made.SerializeToString())
 
 
 def answer_of(address: str, request: bytes) -> bytes:
@@ -172,17 +184,27 @@ def main() -> int:
         asked = [(form, Path(folder) / f"{form}.request") for form in requests]
         for form, file in asked:
             file.write_bytes(requests[form])
+        (Path(folder) / "grpc.request").write_bytes(grpc_request(x))
+        alone = subprocess.Popen(
+            [sys.executable, "-m", "airserve.cli", "serve", str(path), "--port", "0", "--grpc-port", "0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert alone.stdout is not None
+        grpc_address = alone.stdout.readline().partition("grpc://")[2].split()[0]
         (Path(folder) / "answer").write_bytes(answer_of(address, requests["binary"]))
         echo, echo_address = start("-c", ECHO, f"{folder}/answer")
         for _ in range(given.rounds):
             bare.append(bare_us(path, x, 3000))
             for form, file in asked:
                 measured.setdefault(form, []).append(server_us(server.pid, address, file, given.seconds))
+            us = server_us(alone.pid, grpc_address, Path(folder) / "grpc.request", given.seconds, method=INFER)
+            measured.setdefault("gRPC", []).append(us)
             floor = server_us(echo.pid, echo_address, asked[0][1], given.seconds)
             measured.setdefault("floor: echo of the binary bytes", []).append(floor)
         bare.append(bare_us(path, x, 3000))
         resident_mb = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
-        for one in (server, echo):
+        for one in (server, echo, alone):
             one.terminate()
             one.wait()
     engine_us = float(np.median(bare))

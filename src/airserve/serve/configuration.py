@@ -23,6 +23,7 @@ class Configuration:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
+    grpc_port: int = -1  # -1: no gRPC
     name: str = "serve"  # in Server-Timing
     keys: str = ""  # who may ask, with hashed keys
     jwks: str = ""  # the public keys of an OpenID issuer

@@ -74,14 +74,15 @@ class Table:
     """
 
     def __init__(self, workers: int = 1, slots: int = SLOTS) -> None:
-        self._shared = mmap.mmap(-1, 8 * workers * slots * CELLS)
+        self._shared = mmap.mmap(-1, 8 * 2 * workers * slots * CELLS)
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
-        self._array: Array = np.frombuffer(self._shared, np.float64).reshape(workers, slots, CELLS)
+        self._array: Array = np.frombuffer(self._shared, np.float64).reshape(2 * workers, slots, CELLS)
         self._slots = slots
         self.begun_s = time.time()
 
-    def meter(self, worker: int, slot: int) -> Meter:
-        return Meter(self._cells, (worker * self._slots + slot) * CELLS)
+    def meter(self, worker: int, slot: int, aside: bool = False) -> Meter:
+        """The numbers that one thread of a worker writes: the loop's, or `aside` of it another."""
+        return Meter(self._cells, ((2 * worker + aside) * self._slots + slot) * CELLS)
 
     def clear(self, slot: int) -> None:
         """Forget what a slot held, before another version of a model gets it."""

@@ -63,6 +63,7 @@ class Served:
         self.padded = Padded([(run, f.padded_s) for run, f in zip(runs, endpoint.functions, strict=True)])
         self.table, self.slot = table or Table(slots=1), slot
         self.meter: Meter = self.table.meter(worker, slot)
+        self.aside: Meter = self.table.meter(worker, slot, aside=True)
         self._wanted = [(tensor, tensor.name, _dtype(tensor)) for tensor in self.inputs]
         warm_s = [_warm_up(self.name, signature, run) for signature, run in opened]
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S

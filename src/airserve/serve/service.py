@@ -159,8 +159,12 @@ class Service:
         outputs, queue_s, compute_s = self.compute(served, ordered, arrived_s)
         return self._replied(served, list(zip(served.outputs, outputs, strict=True)), queue_s, compute_s, requested)
 
-    def compute(self, served: Served, ordered: Sequence[Array], arrived_s: float) -> tuple[list[Array], float, float]:
+    def compute(
+        self, served: Served, ordered: Sequence[Array], arrived_s: float, aside: bool = False
+    ) -> tuple[list[Array], float, float]:
         """Outputs for checked inputs, here and now, with the seconds since arrival and those of the work; counted.
+
+        `aside`: on another thread than the loop's, one at a time.
 
         Raises `ModelError`, `BadInput`, `EngineFailed`.
         """
@@ -169,11 +173,11 @@ class Service:
             outputs = served.work(ordered)
         except Exception as error:
             explained = served.explained(error)
-            served.meter.failed(_failure(explained))
+            (served.aside if aside else served.meter).failed(_failure(explained))
             raise explained from None
         compute_s = time.monotonic() - begun_s
         queue_s = begun_s - arrived_s
-        served.meter.answered(queue_s, compute_s, _rows(ordered))
+        (served.aside if aside else served.meter).answered(queue_s, compute_s, _rows(ordered))
         return outputs, queue_s, compute_s
 
     async def infer(

@@ -88,6 +88,10 @@ class Supervisor:
             raise ConfigurationError(f"{len(self._offers)} versions are more than {SLOTS // 2}; serve fewer.")
         self._held, port = reserve(configuration.host, configuration.port)
         self._configuration = replace(configuration, port=port)
+        self._held_grpc = None
+        if configuration.grpc_port >= 0:
+            self._held_grpc, grpc_port = reserve(configuration.host, configuration.grpc_port)
+            self._configuration = replace(self._configuration, grpc_port=grpc_port)
         self._table = Table(configuration.workers)
         self._guard = Guard(configuration) if configuration.keys or configuration.jwks else None
         self._next_slot = len(self._offers)
@@ -112,7 +116,8 @@ class Supervisor:
             names = " ".join(dict.fromkeys(offer.endpoint.name for offer in self._offers))
             c = self._configuration
             scheme = "https" if c.tls_cert else "http"
-            print(f"ready {c.name} {scheme}://{c.host}:{c.port} {names}", flush=True)
+            also = f" grpc://{c.host}:{c.grpc_port}" if c.grpc_port >= 0 else ""
+            print(f"ready {c.name} {scheme}://{c.host}:{c.port}{also} {names}", flush=True)
             while not self._stopping:
                 self._turn(0.2)
         finally:
@@ -283,6 +288,8 @@ class Supervisor:
         for worker in self._workers.values():
             _ended(worker.pid, until_s - time.monotonic())
         self._held.close()
+        if self._held_grpc is not None:
+            self._held_grpc.close()
 
 
 def reserve(host: str, port: int) -> tuple[socket.socket, int]:

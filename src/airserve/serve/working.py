@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, final
 
 from airserve import catalog
@@ -68,14 +69,28 @@ async def _serve(
     listener = await catalog.protocols["oip"].listen(
         service, configuration.host, configuration.port, share=True, tls=_tls(configuration), guard=guard
     )
+    listeners = [listener]
+    if configuration.grpc_port >= 0:
+        listeners.append(await _grpc(service, configuration, guard))
     gc.collect()
     gc.freeze()  # models and modules stay: later collections need not walk them
     models.say(say="ready")
     following = asyncio.create_task(models.follow())
     await stop.wait()
-    await listener.drain(DRAIN_S)
+    await asyncio.gather(*(one.drain(DRAIN_S) for one in listeners))
     following.cancel()
     service.close()
+
+
+async def _grpc(service: Service, configuration: Configuration, guard: Guard | None) -> Any:
+    try:
+        protocol = catalog.protocols["oip-grpc"]
+    except ImportError:
+        raise ConfigurationError("gRPC needs the extra `grpc`: pip install 'airserve[grpc]'.") from None
+    c, certificate = configuration, None
+    if c.tls_cert:
+        certificate = (Path(c.tls_key).read_bytes(), Path(c.tls_cert).read_bytes())
+    return await protocol.listen(service, c.host, c.grpc_port, share=True, certificate=certificate, guard=guard)
 
 
 def _tls(configuration: Configuration) -> ssl.SSLContext | None:
