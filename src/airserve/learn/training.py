@@ -157,7 +157,8 @@ def preprocess(data: Data) -> Prepared:
     def tensors(split: Split) -> list[Tensor]:
         return [normalise(split.inputs, mean, std), torch.tensor(split.labels)]
 
-    form = Form(data.train.inputs.shape[1:], max(len(data.classes), 1), data.ids)
+    middle = 0.0 if data.classes else float(data.train.labels.mean())
+    form = Form(data.train.inputs.shape[1:], max(len(data.classes), 1), data.ids, middle)
     return Prepared(
         tensors(data.train),
         tensors(data.validation),

@@ -14,12 +14,13 @@ class Form:
     """What a net is built for: the shape of one input, and how many outputs.
 
     `ids` says, where inputs are ids and not numbers, how many there are: (words,) for texts, whose length is free,
-    (users, films) for pairs.
+    (users, films) for pairs. `middle` is the mean of the numbers to be found, from where a net may start.
     """
 
     shape: tuple[int, ...]
     outputs: int
     ids: tuple[int, ...] = ()
+    middle: float = 0.0
 
     def channels(self, net: str) -> int:
         """Of a picture, (height, width) or (height, width, channels). Raises `ModelError` for what is none."""

@@ -1,0 +1,153 @@
+"""Every net on every task that makes sense, trained and scored on the test split: python bench/scores.py [--only NET]
+
+What the registry knows is not trained again, so an interrupted run goes on. The table is written to docs/scores.md;
+a task whose data is absent says so in its row. One thread; CPU-seconds are of training alone.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from airserve.catalog import tasks
+from airserve.errors import UserError
+from airserve.learn.metrics import recalls
+from airserve.learn.training import train
+from airserve.model import Array, Engine, Model
+from airserve.registry import Registry
+
+PAGE = Path(__file__).parent.parent / "docs" / "scores.md"
+NO_LIMIT = float("inf")
+
+
+@dataclass(frozen=True)
+class Row:
+    net: str
+    task: str
+    seeds: int = 1
+    reach: float | None = None  # the figure to reach on the mean over seeds
+    most_cpu_s: float = NO_LIMIT
+
+
+ROWS = [
+    Row("mlp,epochs=5", "fashion-mnist", 3, 0.860, 5.0),
+    Row("cnn", "fashion-mnist", 1, 0.91),
+    Row("resnet8", "fashion-mnist", 1),
+    Row("resnet8,epochs=5", "fashion-mnist", 1, 0.915),
+    Row("resnet20", "fashion-mnist", 1),
+    Row("cnn", "digits", 3),
+    Row("lstm", "tweets", 1),
+    Row("gru", "tweets", 1),
+    Row("transformer", "tweets", 1),
+    Row("mlp,hidden=64,epochs=6,rate=2e-3", "adult", 3, 0.85),
+    Row("factorisation", "movielens", 3, 0.885),
+    Row("collaborative", "movielens", 3, 0.885),
+]
+
+
+def main() -> int:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--only", default="", help="rows whose net or task has this in its name; the page stays")
+    asked.add_argument("--page", type=Path, default=PAGE)
+    given = asked.parse_args()
+    registry, lines, kept, cpu_s = Registry(), [], True, 0.0
+    extra: list[str] = []
+    for row in ROWS:
+        if given.only and given.only not in f"{row.net} {row.task}":
+            continue
+        try:
+            models = [train(row.net, row.task, seed=seed, registry=registry) for seed in range(row.seeds)]
+        except UserError as error:
+            lines.append(f"| {row.net} | {row.task} | not run: {error} | | | | | |")
+        else:
+            lines.append(line(row, models))
+            kept = kept and reached(row, models) is not False
+            cpu_s += sum(model.lineage["cpu_s"] for model in models)
+            extra += further(row, models[0])
+        print(lines[-1], flush=True)
+    if not given.only:
+        given.page.write_text("\n".join([*head(cpu_s), *lines, *extra, ""]))
+    return 0 if kept else 1
+
+
+def line(row: Row, models: list[Model]) -> str:
+    """A row of the table: scores of all seeds, what was to be reached and to be beaten, and what it took."""
+    metric = tasks[row.task].load().metric
+    scores = [model.scores[metric.name] for model in models]
+    facts, mean = models[0].lineage, float(np.mean(scores))
+    verdict = {True: "reached", False: "not reached", None: ""}[reached(row, models)]
+    aim = "" if row.reach is None else f"{'≤' if metric.less_is_better else '≥'} {row.reach:g}"
+    aim += f" in ≤ {row.most_cpu_s:g} CPU-s" if row.most_cpu_s < NO_LIMIT else ""
+    beaten = "beaten" if metric.beats(mean, facts["baseline"]["score"]) else "**not beaten**"
+    beat = f"{facts['baseline']['name']} {facts['baseline']['score']:.4f}: {beaten}"
+    return (
+        f"| {row.net} | {row.task} | {metric.name} {', '.join(f'{score:.4f}' for score in scores)} "
+        f"| {f'{aim}: {verdict}' if aim else ''} | {beat} "
+        f"| {facts['parameters']:,} | {', '.join(format(m.lineage['cpu_s'], '.3g') for m in models)} |"
+    )
+
+
+def reached(row: Row, models: list[Model]) -> bool | None:
+    """Whether the figure is reached by the mean of the seeds and the dearest of them; None where there is none."""
+    if row.reach is None:
+        return None
+    metric = tasks[row.task].load().metric
+    mean = float(np.mean([model.scores[metric.name] for model in models]))
+    return metric.beats(mean, row.reach) and max(model.lineage["cpu_s"] for model in models) <= row.most_cpu_s
+
+
+def further(row: Row, model: Model) -> list[str]:
+    """What one number does not say: recall of each class, groups of people, ten best films."""
+    module, engine = tasks[row.task], Engine(model.path)
+    data = module.load()
+    if hasattr(module, "recall_at_ten"):
+        users, films = data.ids
+        pairs = np.stack(np.meshgrid(np.arange(films), np.arange(users)), axis=-1)[..., ::-1].astype(np.int32)
+        scores = np.concatenate([engine.run([np.ascontiguousarray(each)])[0].T for each in pairs])
+        return ["", f"{row.net} on {row.task}: recall among the ten best {module.recall_at_ten(data, scores):.4f}."]
+    inputs, labels = data.test.inputs, data.test.labels
+    found = np.concatenate([engine.run([inputs[k : k + 500]])[0].argmax(1) for k in range(0, len(inputs), 500)])
+    if hasattr(module, "groups"):
+        return fairness(row, found, labels, module.groups(data))
+    each = zip(data.classes, recalls(found, labels, len(data.classes)), strict=True)
+    return ["", f"{row.net} on {row.task}, recall: " + ", ".join(f"{name} {share:.3f}" for name, share in each) + "."]
+
+
+def fairness(row: Row, found: Array, labels: Array, groups: dict[str, Array]) -> list[str]:
+    """fairlearn's MetricFrame: accuracy, recall and how often the answer is yes, by group."""
+    from fairlearn.metrics import MetricFrame, count, selection_rate
+    from sklearn.metrics import accuracy_score, recall_score
+
+    said = {"people": count, "accuracy": accuracy_score, "recall": recall_score, "said >50K": selection_rate}
+    lines = ["", f"{row.net} on {row.task}, by group (seed 0; the rates are facts of this Model, not a verdict):", ""]
+    lines += ["| group | people | accuracy | recall of >50K | said >50K |", "|---|---|---|---|---|"]
+    for group, members in groups.items():
+        frame = MetricFrame(metrics=said, y_true=labels, y_pred=found, sensitive_features=members)
+        for name, values in frame.by_group.iterrows():
+            people, *rates = values
+            lines.append(f"| {group}: {name} | {people:.0f} | {' | '.join(f'{rate:.3f}' for rate in rates)} |")
+    return lines
+
+
+def head(cpu_s: float) -> list[str]:
+    names = [text for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")]
+    machine = names[0].partition(": ")[2] if names else platform.processor()
+    return [
+        "# Scores",
+        "",
+        f"Made by `make scores` on {datetime.date.today()}, {os.cpu_count()} virtual cores of {machine}, "
+        f"{cpu_s:,.0f} CPU-seconds of training in all, one thread each; other work beside it costs CPU-seconds too. "
+        "Seeds 0, 1, 2 where three scores stand, else seed 0. The test split is touched once, after training.",
+        "",
+        "| net | task | score on the test split | to reach | to beat, on the same split | parameters | CPU-s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

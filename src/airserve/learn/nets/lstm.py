@@ -1,0 +1,47 @@
+"""Long short-term memory reads a text, the largest of its states answers. Hochreiter and Schmidhuber 1997, Neural
+Computation 9; its gate to forget: Gers et al. 2000; largest over time: Collobert et al. 2011."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from airserve.learn.embedding import Vectors
+from airserve.learn.nets import Form
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 64  # of a word's vector
+    hidden: int = 96
+    dropout: float = 0.4
+    epochs: int = 4
+    batch: int = 64
+    rate: float = 3e-3  # peak learning rate
+    decay: float = 1e-2  # weight decay
+
+
+def build(config: Config, form: Form) -> nn.Module:
+    """A reader of texts. Raises `ModelError` on other inputs."""
+    return Reader(nn.LSTM, form.words("lstm"), config, form.outputs)
+
+
+class Reader(nn.Module):
+    """Words to vectors, a recurrent layer in reading order, and the largest state over all words.
+
+    What follows a text's end, 0, changes nothing: the states before it do not know of it, and those after are left out.
+    """
+
+    def __init__(self, recurrent: type[nn.Module], words: int, config: Config, outputs: int) -> None:
+        super().__init__()
+        self.words = Vectors(words, config.width, padding=0)
+        self.recurrent = recurrent(config.width, config.hidden, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.answer = nn.Linear(config.hidden, outputs)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n, length) -> (n, outputs)."""
+        states, _ = self.recurrent(self.dropout(self.words(ids)))  # (n, length, hidden)
+        lowest = torch.finfo(states.dtype).min
+        top = states.masked_fill((ids == 0)[..., None], lowest).amax(1).clamp(min=-1)  # states lie in -1 to 1
+        return self.answer(self.dropout(top))
