@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airserve.arrivals import ArrivalError, times
+from airserve.arrivals import ArrivalError, draw, parse, times
 
 
-@pytest.mark.parametrize("arrival", ["periodic", "poisson"])
+@pytest.mark.parametrize("arrival", ["periodic", "poisson", "ftp3", "xr"])
 @settings(deadline=None, max_examples=30)
 @given(devices=st.integers(1, 40), rate=st.floats(0.2, 20), seed=st.integers(0, 2**31))
 def test_rate_order_and_range(arrival, devices, rate, seed):
@@ -18,7 +18,7 @@ def test_rate_order_and_range(arrival, devices, rate, seed):
     assert at.min() >= 0
     assert at.max() < until
     assert set(device) <= set(range(devices))
-    spread = 6 * np.sqrt(400 * devices) if arrival == "poisson" else 2.5 * devices
+    spread = 2.5 * devices if arrival in ("periodic", "xr") else 6 * np.sqrt(400 * devices)
     assert abs(len(at) - 400 * devices) <= spread
 
 
@@ -59,3 +59,74 @@ def test_missing_trace_and_unknown_law():
         times("trace: nowhere.csv", 1, 1, 1, np.random.default_rng(0))
     with pytest.raises(ArrivalError, match="periodic, poisson"):
         times("sometimes", 1, 1, 1, np.random.default_rng(0))
+
+
+def test_bursts_are_an_interrupted_poisson_process():
+    """Oracle: mean and variance of counts, the closed form of an on-off Markov process that switches a Poisson one."""
+    rate, on_s, off_s, window = 20.0, 0.5, 1.5, 1.0
+    drawn = draw(f"bursts,on_s={on_s},off_s={off_s}", 60, rate, 400, np.random.default_rng(3))
+    counts = np.array([np.bincount((drawn.at_s[drawn.device == k] / window).astype(int), minlength=400)
+                       for k in range(60)])  # fmt: skip
+    assert counts.mean() == pytest.approx(rate * window, rel=0.03)
+    peak, share, decay = rate * (on_s + off_s) / on_s, on_s / (on_s + off_s), 1 / on_s + 1 / off_s
+    spread = 2 * peak**2 * share * (1 - share) * (decay * window - 1 + np.exp(-decay * window)) / decay**2
+    assert counts.var() == pytest.approx(rate * window + spread, rel=0.06)
+
+
+def test_ftp_model_3_sends_files_of_half_a_megabyte():
+    drawn = draw("ftp3", 50, 0.5, 200, np.random.default_rng(4))
+    assert len(drawn.at_s) == pytest.approx(5000, abs=6 * np.sqrt(5000))
+    assert drawn.up is None
+    assert set(drawn.down) == {500_000.0}
+    assert set(draw("ftp3,bytes=1e5", 5, 1, 20, np.random.default_rng(4)).down) == {1e5}
+
+
+def test_xr_frames_are_those_of_tr_38_838():
+    """60 a second, jitter of 2 ms cut at 4, sizes of 10.5 % cut at half and one and a half."""
+    drawn = draw("xr", 1, 60, 300, np.random.default_rng(5))
+    assert len(drawn.at_s) == pytest.approx(18_000, abs=2)
+    period = np.polyfit(np.arange(len(drawn.at_s)), drawn.at_s, 1)
+    off_ms = 1e3 * (drawn.at_s - np.polyval(period, np.arange(len(drawn.at_s))))
+    assert np.abs(off_ms).max() < 4.1
+    assert off_ms.std() == pytest.approx(2 * 0.8796, rel=0.03)  # of a normal law cut at two deviations
+    assert drawn.scale.mean() == pytest.approx(1, abs=0.005)
+    assert drawn.scale.std() == pytest.approx(0.105, rel=0.03)
+    assert drawn.scale.min() >= 0.5
+    assert drawn.scale.max() <= 1.5
+
+
+def test_a_trace_may_give_bytes(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("arrival_s,bytes_up,bytes_down,device\n0.5,900,200,1\n0.25,14500,40,0\n9,1,1,0\n")
+    drawn = draw(f"trace: {file}", 2, 1, 5, np.random.default_rng(0))
+    assert drawn.at_s.tolist() == [0.25, 0.5]
+    assert drawn.up.tolist() == [14500, 900]
+    assert drawn.down.tolist() == [40, 200]
+    assert drawn.device.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("arrival_s,bytes_up,bytes_down\n1,2,3\n2,3\n", r"line 3: '2,3' is not `arrival_s,bytes_up,bytes_down`"),
+        ("arrival_s,bytes_up,bytes_down\n1,2,3\n2,3,", "cut short"),
+        ("arrival_s,bytes_up,bytes_down\n1,nan,3\n", "line 2, has a negative number or one that is none"),
+        ("arrival_s,bytes_up\n1,2\n", "lacks the column bytes_down"),
+        ("arrival_s,bytes_up,bytes_down\n1,0,3\n", "0 bytes"),
+        ("nan\n", "negative number or one that is none"),
+    ],
+)
+def test_a_broken_trace_gets_one_sentence(tmp_path, text, says):
+    file = tmp_path / "t.csv"
+    file.write_text(text)
+    with pytest.raises(ArrivalError, match=says) as told:
+        draw(f"trace:{file}", 2, 1, 5, np.random.default_rng(0))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["bursts,on=1", "bursts,on_s=-1", "bursts,on_s=soon", "periodic,x=1", "xr,jitter_ms=nan"]
+)
+def test_parameters_that_cannot_be(wrong):
+    with pytest.raises(ArrivalError, match=r"it has .*each above 0"):
+        parse(wrong)

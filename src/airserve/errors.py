@@ -8,6 +8,8 @@
     ├── learn.tasks.TaskError     data that are not on this machine
     ├── network.radio.TraceError  a radio trace that is not there
     ├── network.slicing.PolicyError  a slice policy that cannot be used, or gave what it had not
+    ├── network.core.CoreError    a rule of the user-plane function that cannot be followed
+    ├── network.admission.AdmissionError  a booking of a slice that cannot be met
     ├── network.qos.QosError      a 5QI that is not standardised
     ├── place.PlanError           a pin or a model that no plan can have
     ├── place.DeploymentError     a deployment that cannot be made or does not start

@@ -225,22 +225,62 @@ class Site(Description):
     speed: float = Field(1.0, gt=0, le=1)  # of this machine; a slower site is emulated by padding
     delay_ms: float = Field(0.0, ge=0, le=10_000)  # one way, from the user-plane function
     memory_mb: float | None = Field(None, gt=0)
+    rate_mbps: float | None = Field(None, gt=0)  # of the link from the user-plane function, each way; none: no limit
+    queue_kb: float | None = Field(None, gt=0)  # at the link, each way; none: no limit
 
     @model_validator(mode="after")
     def _device_is_at_the_radio(self) -> Self:
-        if self.kind == "device" and self.delay_ms:
-            raise ValueError(
-                f"site {self.name} is a device: it stands at the radio and has no delay_ms; remove the key"
-            )
+        for key in ("delay_ms", "rate_mbps", "queue_kb"):
+            if self.kind == "device" and getattr(self, key):
+                raise ValueError(
+                    f"site {self.name} is a device: it stands at the radio and has no {key}; remove the key"
+                )
+        if self.queue_kb and not self.rate_mbps:
+            raise ValueError(f"site {self.name} has queue_kb and no rate_mbps; a link without a rate has no queue")
+        return self
+
+
+class Rule(Description):
+    """What the user-plane function does with a service's requests, in the manner of PFCP (TS 29.244 5.2.1).
+
+    Detect by service, device, slice and destination (a PDR: all that are given must match; the lowest precedence
+    that matches holds), forward to a site (FAR; "drop": nowhere), enforce a rate (QER).
+    """
+
+    precedence: int = Field(255, ge=0)
+    service: Name | None = None
+    device: int | None = Field(None, ge=0)  # number within the service
+    slice: Name | None = None
+    destination: Name | None = None  # site that the device asks
+    forward: Name | None = None  # none: where the device asked
+    up_mbps: float | None = Field(None, gt=0)  # maximum bit rate of all that matches together
+    down_mbps: float | None = Field(None, gt=0)
+    from_s: float = Field(0, ge=0)  # of the run: when it comes into force
+    until_s: float | None = None
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        if self.device is not None and self.service is None:
+            raise ValueError(f"a rule names device {self.device} of no service; add `service`")
         return self
 
 
 class Network(Description):
-    """Cells, slices and sites."""
+    """Cells, slices, sites and the rules between them."""
 
     cells: tuple[Cell, ...] = Field(min_length=1, max_length=1)  # one cell for now
     slices: tuple[Slice, ...] = Field(min_length=1)
     sites: tuple[Site, ...] = Field(min_length=1)
+    rules: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _rules_name_what_is_there(self) -> Self:
+        served = [site.name for site in self.sites if site.kind != "device"]
+        for rule in self.rules:
+            for key, names in (("slice", [s.name for s in self.slices]), ("destination", served), ("forward", served)):
+                if (name := getattr(rule, key)) is not None and name not in (*names, *["drop"] * (key == "forward")):
+                    raise ValueError(f"a rule names {key} {name!r}; there is {', '.join(names)}")
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

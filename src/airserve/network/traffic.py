@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from airserve import arrivals
 from airserve.errors import UserError
 from airserve.model import Array
+from airserve.network import transport
 from airserve.network.jit import njit
 from airserve.network.topology import Network
 
@@ -18,7 +20,9 @@ REQUEST = np.dtype(
         ("flow", "i8"),
         ("device", "i8"),  # of the flow
         ("ue", "i8"),  # of the cell
+        ("slice", "i8"),
         ("site", "i8"),  # index in the network, or -1: answered on the device
+        ("transport", "i8"),  # place in transport.NAMES
         ("sent_s", "f8"),
         ("started_s", "f8"),  # computing on the device
         ("ready_s", "f8"),  # for the radio
@@ -28,6 +32,9 @@ REQUEST = np.dtype(
     ],
     align=True,
 )
+
+
+Transport = Literal["stream", "udp", "tcp-warm", "tcp-cold", "tls"]
 
 
 class TrafficError(UserError, ValueError):
@@ -53,6 +60,7 @@ class Flow:
     bytes_up: Array = field(default_factory=_nothing)  # of the application, one message each
     bytes_down: Array = field(default_factory=_nothing)
     site_seconds: Array = field(default_factory=_nothing)  # a queue with the site's cores, shared by all flows
+    transport: Transport = "stream"
 
     @property
     def computes_on_device(self) -> bool:
@@ -72,15 +80,23 @@ def requests(
         _check(network, flow)
         law, draw = (np.random.default_rng(one) for one in seed.spawn(2))
         from_s = warm_s if flow.arrival.startswith("trace:") else 0.0
-        at_s, device = arrivals.times(flow.arrival, flow.devices, flow.rate_hz, warm_s + until_s - from_s, law)
-        part = np.zeros(len(at_s), REQUEST)
-        part["flow"], part["device"], part["ue"], part["sent_s"] = number, device, first_ue + device, at_s + from_s
+        came = arrivals.draw(flow.arrival, flow.devices, flow.rate_hz, warm_s + until_s - from_s, law)
+        device = came.device
+        part = np.zeros(len(device), REQUEST)
+        part["flow"], part["device"], part["ue"], part["sent_s"] = number, device, first_ue + device, came.at_s + from_s
+        part["slice"], part["transport"] = network.slice_index(flow.slice), transport.NAMES.index(flow.transport)
         part["site"] = [site.name for site in network.sites].index(flow.site) if flow.site else -1
         seconds = _drawn(flow.device_seconds, len(part), draw)
         part["started_s"] = queue_starts(part["sent_s"], seconds, device, np.zeros((flow.devices, 1)))
         part["ready_s"] = part["started_s"] + seconds
         for name, samples in (("up", flow.bytes_up), ("down", flow.bytes_down), ("site_seconds", flow.site_seconds)):
             part[name] = _drawn(samples, len(part), draw)
+        if came.scale is not None:
+            for name in ("up", "down"):
+                part[name] = np.maximum(np.rint(part[name] * came.scale), 1)
+        for name, given in (("up", came.up), ("down", came.down)):
+            if given is not None:
+                part[name] = given
         parts.append(part)
         first_ue += flow.devices
     together = np.concatenate(parts)
@@ -97,6 +113,8 @@ def _check(network: Network, flow: Flow) -> None:
         raise TrafficError(f"flow {flow.name} names slice {flow.slice!r}; the network has {', '.join(slices)}.")
     if flow.site and flow.site not in (sites := [s.name for s in network.sites]):
         raise TrafficError(f"flow {flow.name} names site {flow.site!r}; the network has {', '.join(sites)}.")
+    if flow.transport not in transport.NAMES:
+        raise TrafficError(f"flow {flow.name} has transport {flow.transport!r}; choose {', '.join(transport.NAMES)}.")
     if flow.devices < 1 or flow.rate_hz <= 0:
         raise TrafficError(f"flow {flow.name} has {flow.devices} devices at {flow.rate_hz:g} Hz; both must be above 0.")
     if flow.site and not all(np.size(b) and np.min(b) >= 1 for b in (flow.bytes_up, flow.bytes_down)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +11,36 @@ import numpy as np
 
 from airserve.contract import Readings, Span, percentile
 from airserve.model import Array
-from airserve.network.buffers import DOWN, UP, Config, N, State, enqueue, take_done, visible_slot
-from airserve.network.jit import inner, njit
+from airserve.network import transport
+from airserve.network.buffers import DOWN, PACKET_BYTES, UP, Config, N, State
+from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.mac import Grant, initial, prbs_there
+from airserve.network.passage import (
+    ARRIVED,
+    AT_BASE,
+    DELIVERED_DOWN,
+    DELIVERED_UP,
+    ENDED,
+    EVENT,
+    GRANTED_DOWN,
+    GRANTED_UP,
+    RELEASED_DOWN,
+    RELEASED_UP,
+    STAMPS,
+    STARTED,
+    M,
+    World,
+    note_all,
+    simulate,
+)
 from airserve.network.radio import Trace
-from airserve.network.scheduler import quiet, step
+from airserve.network.slicing import check
 from airserve.network.topology import Network
-from airserve.network.traffic import Flow, join, requests
+from airserve.network.traffic import Flow, requests
 
 WARM_S = 1.0  # simulated before the first request that counts
 DRAIN_S = 5.0  # after the last request came to the radio: what is open then is not answered
 WAYS = (("up", UP), ("down", DOWN))
-STAMPS = 5  # of a request: granted up, delivered up, started at the site, granted down, delivered down
 
 
 @dataclass(frozen=True)
@@ -76,12 +93,16 @@ def run(
     trace: Trace | None = None,
     grant: Grant | None = None,
     processing: bool = True,
+    control: Controller | None = None,
+    control_s: float = 1.0,
 ) -> Outcome:
     """Simulate some seconds of all flows together; the same seed gives the same Outcome.
 
     Every request becomes a row of its flow's Readings, sent in [0, until_s); the cell runs for `warm_s` before, and
-    up to `drain_s` after the last came to the radio. The other arguments are those of `mac.Mac`.
-    Raises `TrafficError` for a flow, `MacError` for a cell that cannot be.
+    up to `drain_s` after the last came to the radio. `control` is asked every `control_s` from 0 on for the rules of
+    the user-plane function; without it those of the network hold. The other arguments are those of `mac.Mac`.
+    Raises `TrafficError` for a flow, `MacError` for a cell, `PolicyError` for a slice policy and `CoreError` for a
+    rule that cannot be.
 
     >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
     ...     "sites": [{"name": "mast", "kind": "edge", "delay_ms": 1}]})
@@ -94,7 +115,8 @@ def run(
     channel, *seeds = np.random.SeedSequence(seed).spawn(1 + len(flows))
     asked = requests(network, flows, until_s, warm_s, seeds)
     slice_of = [network.slice_index(flow.slice) for flow in flows for _ in range(flow.devices)]
-    sent = asked[asked["site"] >= 0]
+    over_air = asked["site"] >= 0
+    sent = asked[over_air]
     config, state = initial(
         network,
         slice_of,
@@ -102,131 +124,147 @@ def run(
         trace=trace,
         grant=grant,
         processing=processing,
-        records=max(1, len(sent)),
+        records=max(1, len(sent) + 2 * _bursts(sent)),
     )
     marks = np.ceil((warm_s + np.append(np.arange(0, until_s, 1.0), until_s)) / config.slot_s - 1e-6).astype(np.int64)
     last_s = max(warm_s + until_s, sent["ready_s"].max(initial=0.0))
     end = int(np.ceil((last_s + drain_s) / config.slot_s))
-    stamps, counts, cpu_s = _simulated(network, config, state, sent, marks, end)
-    all_stamps = np.full((len(asked), STAMPS), np.nan)
-    all_stamps[asked["site"] >= 0] = stamps
+    world = _world(network, config.ues, sent, marks)
+    rules = compiled(network, network.rules, [flow.name for flow in flows], warm_s)
+    simulate(state, config, world, rules, 0)  # compile, or load, before the clock is read
+    note_all(state, world, 0)
+    cpu_s = time.thread_time()
+    if control is not None:
+        _controlled(network, flows, control, state, config, world, warm_s, np.arange(0, until_s, control_s), end)
+    else:
+        simulate(state, config, world, rules, end)
+    note_all(state, world, end)
+    cpu_s = time.thread_time() - cpu_s
+    check(network.cell.slicing, state.slices, config.prbs)
+    stamps, site = np.full((len(asked), STAMPS), np.nan), np.full(len(asked), ANY)
+    stamps[over_air], site[over_air] = world.stamps, world.site
     simulated_s = max(warm_s + until_s, int(state.n[N.slot]) * config.slot_s)
     readings = {}
     for number, flow in enumerate(flows):
         mine = (asked["flow"] == number) & (asked["sent_s"] >= warm_s)
-        readings[flow.name] = _readings(network, flow, asked[mine], all_stamps[mine], warm_s)
+        readings[flow.name] = _readings(network, flow, asked[mine], stamps[mine], site[mine], warm_s, bool(control))
     return Outcome(
         readings,
-        _slices(network, config, state, marks, counts),
+        _slices(network, config, state, marks, world.counts),
         simulated_s / max(cpu_s, 1e-9),
         time.perf_counter() - began_s,
         float(state.n[N.failed] / max(state.n[N.blocks], 1)),
     )
 
 
-def _simulated(
-    network: Network, c: Config, s: State, sent: Array, marks: Array, end: int
-) -> tuple[Array, Array, float]:
-    """Stamps (requests, STAMPS), counts at the marks (marks, 2, slices, 2), and the CPU seconds of the simulation."""
-    delay_s = np.array([site.delay_ms / 1000 for site in network.sites])
+def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
+    """Everything at its start; big enough for every burst and acknowledgement of TCP."""
+    n, tcp = len(sent), sent["transport"] > transport.UDP
     free_s = np.full((len(network.sites), max(site.cores for site in network.sites)), np.inf)
     for i, site in enumerate(network.sites):
         free_s[i, : site.cores] = 0.0
-    stamps = np.full((len(sent), STAMPS), np.nan)
-    counts = np.zeros((len(marks), 2, len(network.slices), 2), np.int64)
-    if not _simulate.signatures:  # compile, or load, before the clock is read
-        _simulate(s, c, sent[:0], stamps[:0], delay_s, free_s, marks[:0], counts[:0], 0)
-    cpu_s = time.thread_time()
-    _simulate(s, c, sent, stamps, delay_s, free_s, marks, counts, end)
-    return stamps, counts, time.thread_time() - cpu_s
+    return World(
+        n=np.zeros(M.size, np.int64),
+        asked=sent,
+        stamps=np.full((n, STAMPS), np.nan),
+        site=np.full(n, ANY),
+        rule=np.full(n, ANY),
+        rounds=np.zeros(n, np.int64),
+        connection=np.zeros(n, np.int64),
+        following=np.full((n, 2), -1),
+        sender=transport.senders(ues + n if tcp.any() else 1),
+        heap=np.zeros(2 * (n + _bursts(sent)) + 16, EVENT),
+        links=links(network),
+        speed=np.array([site.speed for site in network.sites]),
+        free_s=free_s,
+        marks=marks,
+        counts=np.zeros((len(marks), 2, len(network.slices), 2), np.int64),
+    )
 
 
-@njit
-def _simulate(
-    s: State,
-    c: Config,
-    asked: Array,
-    stamps: Array,
-    delay_s: Array,
-    free_s: Array,
-    marks: Array,
-    counts: Array,
-    end: int,
-) -> None:
-    """Slot by slot until all requests are answered or `end`; a quiet cell jumps to the next arrival."""
-    up, answered, mark = 0, 0, 0
-    answers = [(np.inf, -1)]  # heap: when the base station gets an answer, and to which request
-    while answered < asked.size and s.n[N.slot] < end:
-        slot = s.n[N.slot]
-        mark = note(s, marks, counts, mark, slot)
-        while up < asked.size and visible_slot(c, asked[up].ready_s) <= slot:
-            enqueue(s, c, UP * c.ues + asked[up].ue, asked[up].up, asked[up].ready_s, up)
-            up += 1
-        while len(answers) > 1 and visible_slot(c, answers[0][0]) <= slot:
-            at_s, i = heapq.heappop(answers)
-            enqueue(s, c, DOWN * c.ues + asked[i].ue, asked[i].down, at_s, i)
-        if quiet(s):
-            nearest = end if up == asked.size else visible_slot(c, asked[up].ready_s)
-            if len(answers) > 1:
-                nearest = min(nearest, visible_slot(c, answers[0][0]))
-            s.n[N.slot] = min(nearest, end)
-            continue
-        step(s, c)
-        while s.n[N.done] > 0:
-            record = s.record[take_done(s)]
-            i = record.id
-            if record.direction == UP:
-                site = asked[i].site
-                arrived_s = record.delivered_s + delay_s[site]
-                stamps[i, 0], stamps[i, 1] = record.granted_s, record.delivered_s
-                stamps[i, 2] = join(free_s[site], arrived_s, asked[i].site_seconds)
-                heapq.heappush(answers, (stamps[i, 2] + asked[i].site_seconds + delay_s[site], i))
-            else:
-                stamps[i, 3], stamps[i, 4] = record.granted_s, record.delivered_s
-                answered += 1
-    note(s, marks, counts, mark, end)
+def _bursts(sent: Array) -> int:
+    """At most so many bursts and handshakes do the requests send over TCP."""
+    tcp = sent[sent["transport"] > transport.UDP]
+    return int((3 + tcp["up"] // PACKET_BYTES + tcp["down"] // PACKET_BYTES + 2).sum())
 
 
-@inner
-def note(s: State, marks: Array, counts: Array, mark: int, slot: int) -> int:
-    """Copy what was counted at every mark up to a slot; returns the next mark."""
-    while mark < marks.size and marks[mark] <= slot:
-        for k in range(s.prbs_used.shape[0]):
-            for direction in range(2):
-                counts[mark, 0, k, direction] = s.prbs_used[k, direction]
-                counts[mark, 1, k, direction] = s.nbytes[k, direction]
-        mark += 1
-    return mark
+def _readings(
+    network: Network, flow: Flow, asked: Array, stamps: Array, site: Array, warm_s: float, controlled: bool
+) -> Readings:
+    """Spans of one flow's requests, in order of sending; differences of the stamps, so that they add up.
 
-
-def _readings(network: Network, flow: Flow, asked: Array, stamps: Array, warm_s: float) -> Readings:
-    """Spans of one flow's requests, in order of sending; differences of the stamps, so that they add up."""
+    Where rules may send requests to several sites, each site has its spans, 0 ms for requests that went elsewhere.
+    """
     order = np.argsort(asked["sent_s"], kind="stable")
-    asked, stamps = asked[order], stamps[order]
+    asked, stamps, site = asked[order], stamps[order], site[order]
     spans: list[Span] = []
     times = [asked["sent_s"]]
 
-    def until(kind: Any, direction: Any, site: str, at_s: Array) -> None:
-        spans.append(Span(kind, direction, site))
+    def until(kind: Any, direction: Any, where: str, at_s: Array) -> None:
+        spans.append(Span(kind, direction, where))
         times.append(at_s)
+
+    def at_sites(kind: Any, direction: Any, at_s: Array) -> None:
+        for name in reachable(network, network.rules, flow.site, controlled):
+            here = site == [one.name for one in network.sites].index(name)
+            until(kind, direction, name, np.where(here, at_s, times[-1]))
 
     if flow.computes_on_device:
         until("queue", "", flow.device_site, asked["started_s"])
         until("compute", "", flow.device_site, asked["ready_s"])
     if flow.site:
-        cell, delay_s = network.cell.name, network.site(flow.site).delay_ms / 1000
-        granted_up, delivered_up, started, granted_down, delivered_down = stamps.T
-        until("wait", "up", cell, granted_up)
-        until("air", "up", cell, delivered_up)
-        until("transit", "up", flow.site, delivered_up + delay_s)
-        until("queue", "", flow.site, started)
-        until("compute", "", flow.site, started + asked["site_seconds"])
-        until("transit", "down", flow.site, started + asked["site_seconds"] + delay_s)
-        until("wait", "down", cell, granted_down)
-        until("air", "down", cell, delivered_down)
+        cell, tcp = network.cell.name, flow.transport.startswith("t")
+        if tcp:
+            until("wait", "up", "transport", stamps[:, RELEASED_UP])
+        until("wait", "up", cell, stamps[:, GRANTED_UP])
+        until("air", "up", cell, stamps[:, DELIVERED_UP])
+        at_sites("transit", "up", stamps[:, ARRIVED])
+        at_sites("queue", "", stamps[:, STARTED])
+        at_sites("compute", "", stamps[:, ENDED])
+        if tcp:
+            until("wait", "down", "transport", stamps[:, RELEASED_DOWN])
+        at_sites("transit", "down", stamps[:, AT_BASE])
+        until("wait", "down", cell, stamps[:, GRANTED_DOWN])
+        until("air", "down", cell, stamps[:, DELIVERED_DOWN])
     ms = np.diff(np.array(times), axis=0).T * 1e3
     ms[np.isnan(ms).any(axis=1)] = np.nan
+    ms[~np.isfinite(ms).all(axis=1)] = np.nan
     return Readings(flow.name, tuple(spans), asked["sent_s"] - warm_s, asked["device"].copy(), ms)
+
+
+def _controlled(
+    network: Network,
+    flows: Sequence[Flow],
+    control: Controller,
+    s: State,
+    c: Config,
+    w: World,
+    warm_s: float,
+    times_s: Array,
+    end: int,
+) -> None:
+    """Simulate up to `end`, and ask the controller for the rules at every one of some times of the run."""
+    names = [flow.name for flow in flows]
+    rules = compiled(network, network.rules, names, warm_s)
+    since_s, used, there = -np.inf, s.prbs_used.copy(), prbs_there(s, c, 0)
+    for now_s in times_s:
+        simulate(s, c, w, rules, int(np.ceil((warm_s + now_s) / c.slot_s - 1e-6)))
+        done_s = w.stamps[:, DELIVERED_DOWN]
+        fresh = (done_s > since_s) & (done_s <= warm_s + now_s)
+        latency_ms = 1e3 * (done_s - w.asked["sent_s"])
+        all_prbs = prbs_there(s, c, int(s.n[N.slot]))
+        share = (s.prbs_used - used) / np.maximum(all_prbs - there, 1)
+        wanted = control(
+            View(
+                float(now_s),
+                {name: latency_ms[fresh & (w.asked["flow"] == k)] for k, name in enumerate(names)},
+                {one.name: (float(share[k, DOWN]), float(share[k, UP])) for k, one in enumerate(network.slices)},
+            )
+        )
+        since_s, used, there = warm_s + now_s, s.prbs_used.copy(), all_prbs
+        if wanted is not None:
+            rules = compiled(network, wanted, names, warm_s)
+    simulate(s, c, w, rules, end)
 
 
 def _slices(network: Network, c: Config, s: State, marks: Array, counts: Array) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from airserve import contract
+from airserve import arrivals, contract
 from airserve.errors import Unknown, UserError
 from airserve.network.topology import Description, Name, Network, Site
+from airserve.network.traffic import Transport
 
 
 class DescriptionError(UserError, ValueError):
@@ -46,7 +47,7 @@ class Service(Description):
     slice: Name
     devices: int = Field(ge=1, le=10_000)
     rate_hz: float = Field(gt=0, le=10_000)
-    arrival: str = "periodic"  # periodic | poisson | trace: FILE
+    arrival: str = "periodic"  # periodic | poisson | bursts | ftp3 | xr, with parameters, or trace: FILE
     promise: Promise | None = None
     model: str | None = None  # a name in the registry, or a path to an .onnx file
     device: Name | None = None  # the site of kind device that asks
@@ -55,6 +56,7 @@ class Service(Description):
     bytes_down: int | None = Field(None, ge=1)
     compute_ms: float | None = Field(None, ge=0)
     site: Name | None = None
+    transport: Transport = "stream"  # in the twin; the emulator's is always "stream": docs/network.md
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -69,8 +71,7 @@ class Service(Description):
             )
         if self.model is not None and (self.device is None or self.promise is None):
             raise ValueError(f"service {self.name} has a model and needs `device` and `promise` too")
-        if self.arrival not in ("periodic", "poisson") and not self.arrival.startswith("trace:"):
-            raise ValueError(f"arrival {self.arrival!r} is unknown; choose periodic, poisson or `trace: FILE`")
+        arrivals.parse(self.arrival)
         return self
 
 
@@ -85,6 +86,9 @@ class Factory(Description):
         slices = [s.name for s in self.network.slices]
         sites = {s.name: s for s in self.network.sites}
         names = [s.name for s in self.services]
+        for rule in self.network.rules:
+            if rule.service is not None:
+                _known("service", rule.service, names, "rule")
         for service in self.services:
             if names.count(service.name) > 1:
                 raise ValueError(f"two services are named {service.name}; give each its own name")

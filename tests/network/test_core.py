@@ -1,0 +1,170 @@
+"""The user-plane function: rules against brute force, links against a queue's formula, steering while it runs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from airserve.contract import Span
+from airserve.network import twin
+from airserve.network.buffers import wire_bytes
+from airserve.network.core import ANY, CoreError, compiled, detect
+from airserve.network.jit import njit
+from airserve.network.topology import Network, Rule
+from airserve.network.traffic import Flow
+
+MAST = {"name": "mast", "kind": "edge", "delay_ms": 1, "cores": 64}
+REGION = {"name": "region", "kind": "cloud", "delay_ms": 20, "cores": 64, "speed": 0.5}
+SITES = (MAST, REGION)
+
+
+def hall(sites=SITES, rules=(), slices=({"name": "a"}, {"name": "b"})):
+    return Network.model_validate({"cells": [{"name": "hall"}], "slices": slices, "sites": sites, "rules": rules})
+
+
+def ask(name="ask", **other):
+    given = {"slice": "a", "devices": 10, "rate_hz": 5.0, "site": "region", "bytes_up": [900], "bytes_down": [200]}
+    return Flow(name, **{**given, **other})
+
+
+def run(network, *flows, flat=None, until_s=10.0, **other):
+    return twin.run(network, flows or [ask()], until_s=until_s, seed=1, trace=flat, grant="configured", **other)
+
+
+def transit(readings, site, direction="up"):
+    return readings.ms[:, readings.spans.index(Span("transit", direction, site))]
+
+
+@njit
+def find(rules, flow, device, slice_, destination, at_s):
+    return detect(rules, flow, device, slice_, destination, at_s)
+
+
+maybe = {
+    "service": st.sampled_from([None, "one", "two"]),
+    "slice": st.sampled_from([None, "a", "b"]),
+    "destination": st.sampled_from([None, "mast", "region"]),
+    "precedence": st.integers(0, 3),
+    "from_s": st.sampled_from([0.0, 2.0]),
+    "until_s": st.sampled_from([None, 3.0]),
+}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.builds(Rule, **maybe), max_size=4),
+    st.sampled_from(["one", "two"]), st.sampled_from(["a", "b"]), st.sampled_from(["mast", "region"]),
+    st.sampled_from([1.0, 2.5, 4.0]),
+)  # fmt: skip
+def test_the_lowest_precedence_that_matches_holds(rules, service, slice_, destination, now_s):
+    network = hall()
+    found = find(
+        compiled(network, rules, ["one", "two"], 0.0),
+        ["one", "two"].index(service), 0, network.slice_index(slice_), ["mast", "region"].index(destination), now_s,
+    )  # fmt: skip
+    ranked = sorted(rules, key=lambda rule: rule.precedence)
+    matching = [
+        rule
+        for rule in ranked
+        if rule.service in (None, service) and rule.slice in (None, slice_)
+        and rule.destination in (None, destination) and rule.from_s <= now_s < (rule.until_s or 99)
+    ]  # fmt: skip
+    assert found == (ranked.index(matching[0]) if matching else ANY)
+
+
+def test_a_flow_is_steered_at_a_time():
+    """From 5 s on the mast answers what asks for the region: its transit, its speed; only that service."""
+    rules = [{"service": "moved", "forward": "mast", "from_s": 5}]
+    flows = [ask("moved", site_seconds=[0.02]), ask("stays", slice="b")]
+    outcome = run(hall(rules=rules), *flows)
+    moved, stays = outcome.readings["moved"], outcome.readings["stays"]
+    late = moved.sent_s > 5
+    assert transit(moved, "mast")[late] == pytest.approx(1.0)
+    assert (transit(moved, "region")[late] == 0).all()
+    assert (transit(moved, "mast")[moved.sent_s < 4.9] == 0).all()
+    compute = moved.ms[:, moved.spans.index(Span("compute", "", "mast"))]
+    assert compute[late] == pytest.approx(10.0)  # 20 ms at half the speed
+    assert transit(stays, "region") == pytest.approx(20.0)
+    assert np.median(moved.latency_ms[late]) == pytest.approx(np.median(moved.latency_ms[~late]) - 48, abs=1)
+    for readings in (moved, stays):
+        assert readings.answered == len(readings.sent_s)
+
+
+def test_a_controller_steers_by_what_it_sees():
+    """It moves the flow once its median passes 40 ms, and is told the truth about it."""
+    seen = []
+
+    def control(view):
+        seen.append(view)
+        slow = view.now_s >= 2 and np.median(view.latency_ms["ask"]) > 40
+        return [Rule(service="ask", forward="mast")] if slow else None
+
+    outcome = run(hall(), control=control, control_s=2.0)
+    one = outcome.readings["ask"]
+    assert [view.now_s for view in seen] == [0, 2, 4, 6, 8]
+    assert np.median(one.latency_ms[one.sent_s < 1.9]) > 40 > np.median(one.latency_ms[one.sent_s > 2.1])
+    told = np.concatenate([view.latency_ms["ask"] for view in seen[2:]])
+    assert np.isin(np.round(told, 6), np.round(one.latency_ms, 6)).mean() > 0.95  # but for some of the warm-up
+    assert 0 < seen[2].share_used["a"][1] < 0.2
+
+
+def test_a_message_crosses_a_link_at_its_rate():
+    site = {**MAST, "rate_mbps": 10}
+    one = run(hall((site,)), ask(devices=1, site="mast", bytes_up=[20_000]), until_s=20).readings["ask"]
+    assert transit(one, "mast") == pytest.approx(1 + 8e-4 * wire_bytes(20_000))
+    assert transit(one, "mast", "down") == pytest.approx(1 + 8e-4 * wire_bytes(200))
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_the_queue_of_a_link_is_that_of_m_d_1(flat, load):
+    """Down, where messages leave the site as they came: Poisson, equal in size."""
+    bits = 8 * wire_bytes(1000)
+    site = {**MAST, "rate_mbps": load and 100 * 10 * bits / load / 1e6}
+    flow = ask(site="mast", devices=100, rate_hz=10.0, arrival="poisson", bytes_up=[100], bytes_down=[1000])
+    one = run(hall((site,)), flow, flat=flat(60), until_s=120.0).readings["ask"]
+    service_ms = load / (100 * 10) * 1e3
+    came = one.sent_s + 1e-3 * one.ms[:, : one.spans.index(Span("transit", "down", "mast"))].sum(axis=1)
+    wait_ms = transit(one, "mast", "down") - 1 - service_ms
+    free, expected = 0.0, []
+    for at in np.sort(came):  # the radio's slots make batches of what comes: the same queue, event by event
+        free = max(free, at) + service_ms / 1e3
+        expected.append(free - at - service_ms / 1e3)
+    assert wait_ms.mean() == pytest.approx(1e3 * np.mean(expected), rel=0.03)
+    m_d_1 = service_ms * load / 2 / (1 - load)
+    assert wait_ms.mean() >= 0.9 * m_d_1
+
+
+def test_a_full_queue_drops_and_a_rate_is_enforced():
+    narrow = {**MAST, "rate_mbps": 1, "queue_kb": 5}
+    lost = run(hall((narrow,)), ask(site="mast", devices=20, rate_hz=20.0)).readings["ask"]
+    assert 0.2 < lost.answered / len(lost.sent_s) < 0.5  # 0.94 of 400 * 8 * 944 bits fit
+    assert np.nanmax(transit(lost, "mast")) < 1 + 40 + 8
+    rule = {"slice": "a", "up_mbps": 1.0}
+    held = run(hall((MAST,), [rule]), ask(site="mast", devices=20, rate_hz=20.0), until_s=5.0, drain_s=60.0)
+    one = held.readings["ask"]
+    assert one.answered == len(one.sent_s)
+    passed_s = one.sent_s + 1e-3 * (one.ms[:, :3].sum(axis=1))
+    seconds = passed_s.max() - passed_s.min()
+    assert len(passed_s) * 8 * wire_bytes(900) / seconds / 1e6 == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_rule_may_drop():
+    outcome = run(hall(rules=[{"slice": "a", "forward": "drop"}]), ask(), ask("other", slice="b"))
+    assert outcome.readings["ask"].answered == 0
+    assert outcome.readings["other"].answered == len(outcome.readings["other"].sent_s)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"forward": "moon"}, "forward 'moon'; there is mast, region"),
+        ({"slice": "c"}, "slice 'c'; there is a, b"),
+        ({"device": 1}, "add `service`"),
+    ],
+)
+def test_rules_that_cannot_be(rule, says):
+    with pytest.raises(ValidationError, match=says):
+        hall(rules=[rule])
+    with pytest.raises(CoreError, match="service 'who'"):
+        run(hall(), control=lambda _: [Rule(service="who")])
