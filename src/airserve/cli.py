@@ -185,17 +185,23 @@ def simulate(
     file: File,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long the devices ask.")] = 30.0,
     seed: Seed = 1,
+    html: Annotated[Path | None, typer.Option(help="Write a page with distributions by span and shares.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a description in the twin, faster than real time."""
+    """Run a description in the twin, faster than real time; the same seed gives the same, to the byte."""
     from airserve.network import twin
     from airserve.place.description import read
     from airserve.place.planning import flows, known_or_planned
+    from airserve.web.simulation import contents, save
 
     factory = read(file)
     choices = known_or_planned(factory, file, _name(file), progress=not as_json)
-    outcome = twin.run(factory.network, flows(factory, choices), until_s=seconds, seed=seed)
+    work = flows(factory, choices)
+    outcome = twin.run(factory.network, work, until_s=seconds, seed=seed)
     found = outcome.summary()
+    if html is not None:
+        promises = {one.name: one.promise.plain() for one in factory.services if one.promise is not None}
+        save(contents(_name(file), factory.network, work, outcome, promises, seconds, seed), html)
     if as_json:
         return show(found)
     rows(
@@ -208,7 +214,9 @@ def simulate(
         [[s["name"], *(x for way in ("up", "down") for x in (f"{s[way]['share_used']:.1%}", _digits(s[way]["mbps"])))]
          for s in found["slices"]],
     )  # fmt: skip
-    out.print(f"{found['realtime_factor']:.0f} times real time; simulated, no packet was sent")
+    out.print(f"{outcome.realtime_factor:.0f} times real time; simulated, no packet was sent")
+    if html is not None:
+        out.print(f"page: {html}", highlight=False, soft_wrap=True)
 
 
 @app.command()

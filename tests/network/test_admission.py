@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airserve.network.admission import AdmissionError, Booking, Capacity, admit, capacity, share
@@ -13,6 +13,7 @@ from airserve.network.topology import Network, Slice
 rates = st.integers(0, 40).map(lambda tenths: tenths / 10)
 
 
+@settings(deadline=None)
 @given(
     minima=st.lists(st.integers(0, 330).map(lambda x: x / 10), max_size=3),
     devices=st.integers(1, 60), up=rates, down=rates, capacity=st.tuples(st.integers(20, 90), st.integers(100, 900)),

@@ -38,6 +38,7 @@ def cases(draw):
 
 
 @pytest.mark.parametrize("name", catalog.slices)
+@settings(deadline=None)
 @given(case=cases())
 def test_policy_gives_what_it_may_and_keeps_what_it_promises(name, case):
     slices, blocks = case
@@ -88,9 +89,10 @@ def test_shares_hold_over_a_window_under_flood(name, window, seed):
     on[turns // 2 :] = True  # at last all do
     granted = np.zeros((turns, 3))
     for turn in range(turns):
-        slices["need"], slices["turn"] = np.where(on[turn], 1000, 0), turn
+        slices["need"], slices["slot"] = np.where(on[turn], 1000, 0), turn
+        slices["used"] *= 1 - 1 / window
         granted[turn] = policy(slices, BLOCKS)
-        slices["used"] += (granted[turn] - slices["used"]) / window
+        slices["used"] += granted[turn] / window
     flood = granted[turns - 20 * window :].mean(axis=0)
     if "minimum" in promised:
         assert (flood >= 0.98 * minimum).all()
@@ -104,6 +106,7 @@ def test_shares_hold_over_a_window_under_flood(name, window, seed):
         assert flood.sum() >= 0.98 * min(BLOCKS, slices["maximum"].sum())
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_ratio_shares_the_rest_evenly(case):
     """Water-filling, solved by bisection on the level: what is above the minimum is equal or limited by need or max."""
@@ -125,9 +128,10 @@ def test_a_window_lets_a_slice_catch_up():
     policy = catalog.slices["ratio"].allocate
     idle = sight([100, 100], minimum=[50, 50], window=20, used=[0, 100])
     assert policy(idle, 100).tolist() == [100, 0]
-    assert policy(sight([100, 100], minimum=[50, 50], used=[0, 100]), 100).tolist() == [50, 50]
+    assert policy(sight([100, 100], minimum=[50, 50]), 100).tolist() == [50, 50]
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_deadline_serves_in_the_order_of_slack(case):
     """Nobody has less than it wants while a slice with more slack has more than what is dedicated to it."""
@@ -140,6 +144,7 @@ def test_deadline_serves_in_the_order_of_slack(case):
         assert not later.any()
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_proportional_is_proportional(case):
     """Where no maximum binds and less is there than is asked for, to within a block a slice."""

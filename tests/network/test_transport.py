@@ -36,11 +36,9 @@ def round_trips(nbytes: int) -> int:
 @pytest.mark.parametrize("nbytes", [1000, 14_000, 14_001, 42_000, 100_000])
 def test_slow_start_takes_the_flights_that_it_takes(network, flat, way, nbytes):
     """A round trip is 100 ms of transit and 2 to 4 ms of radio; capacity does not bind."""
-    extra = latency_ms(network, flat, "tcp-warm", **{way: nbytes}) - latency_ms(
-        network, flat, "stream", **{way: nbytes}
-    )
+    warm, stream = (latency_ms(network, flat, name, **{way: nbytes}) for name in ("tcp-warm", "stream"))
     trips = round_trips(nbytes)
-    assert 100 * trips - 1 <= extra <= 105 * trips + 1
+    assert 100 * trips - 1 <= warm - stream <= 105 * trips + 1
 
 
 def test_a_handshake_costs_one_round_trip_and_tls_two(network, flat):

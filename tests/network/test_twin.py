@@ -129,7 +129,7 @@ def test_same_seed_same_outcome(network):
 
 def test_summary_has_what_simulate_prints(network):
     summary = twin.run(network(sites=(MAST,)), [ask()], until_s=5, seed=1).summary()
-    assert set(summary) == {"services", "slices", "realtime_factor"}
+    assert set(summary) == {"services", "slices"}
     service = summary["services"][0]
     assert set(service) == {"name", "sent", "answered", "latency_ms", "spans_ms"}
     latency = service["latency_ms"]

@@ -302,7 +302,7 @@ def _state(
         record=record,
         calendar=np.full(1 << int(ahead).bit_length(), NONE),
         active=np.full((2, c.slices), NONE),
-        slices=_slices(network),
+        slices=_slices(network, pattern),
         pattern=pattern,
         levels=uplink.levels(network.cell.buffer_status),
         snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
@@ -311,7 +311,7 @@ def _state(
     )
 
 
-def _slices(network: Network) -> Array:
+def _slices(network: Network, pattern: Array) -> Array:
     """What the slice policy sees at the start, as slicing.SLICE (2, slices)."""
     cell = network.cell
     slices = np.zeros((2, len(network.slices)), SLICE)
@@ -319,8 +319,8 @@ def _slices(network: Network) -> Array:
         slices[to] = [int(getattr(s, key) * cell.prbs / 100 + 1e-9) for s in network.slices]
     slices["priority"] = [s.quality.priority for s in network.slices]
     slices["budget_s"] = [s.budget_ms / 1e3 for s in network.slices]
-    for direction, kinds in ((DOWN, "DS"), (UP, "U")):
-        turns = sum(kind in kinds for kind in cell.tdd) / len(cell.tdd)
+    for direction in (DOWN, UP):
+        slices["turns"][direction] = turns = float((pattern["elements"][:, direction] > 0).mean())
         slices["window"][direction] = max(1.0, cell.slicing_window_ms / cell.slot_ms * turns)
     return slices
 

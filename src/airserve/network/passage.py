@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.buffers import DOWN, PACKET_BYTES, UP, Config, N, State, enqueue, take_done, visible_slot
+from airserve.network.buffers import DOWN, UP, Config, N, State, enqueue, take_done, visible_slot
 from airserve.network.core import ANY, DROP, cross, detect
+from airserve.network.headers import PACKET_BYTES
 from airserve.network.jit import inner, njit
 from airserve.network.scheduler import quiet, step
 from airserve.network.traffic import join

@@ -56,7 +56,7 @@ def quiet(s: State) -> bool:
 def schedule(s: State, c: Config, direction: int, elements: int) -> None:
     """Share the PRBs of a slot: what slices need, what the policy gives, retransmissions first, then the fairest."""
     slices = s.slices[direction]
-    forget(slices, turns(s, direction) - slices[0].turn)
+    forget(slices, s.n[N.slot])
     for k in range(c.slices):
         slices[k].need, slices[k].waited_s = 0, 0.0
     b = s.n[N.resend + direction]
@@ -81,15 +81,6 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
             quota[k] -= used
             s.prbs_used[k, direction] += used
     settle(slices, given, quota)
-
-
-@inner
-def turns(s: State, direction: int) -> int:
-    """Slots that had this direction before the one that is run."""
-    periods, at = divmod(s.n[N.slot], s.pattern.size)
-    last = s.pattern[s.pattern.size - 1]
-    in_period = last.before[direction] + (last.elements[direction] > 0)
-    return int(periods * in_period + s.pattern[at].before[direction])
 
 
 @inner

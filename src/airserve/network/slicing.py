@@ -29,8 +29,9 @@ SLICE = np.dtype(  # what a policy sees of one slice in one slot and direction
         ("minimum", "i8"),
         ("maximum", "i8"),
         ("window", "f8"),  # slots of this direction in which minimum and maximum hold on average; 1: in each
-        ("used", "f8"),  # PRBs a slot, the mean over the window (exponential)
-        ("turn", "i8"),  # number of this slot among those of its direction
+        ("used", "f8"),  # PRBs a slot of this direction, the mean over the window (exponential), less this slot's
+        ("slot", "i8"),  # number of the slot
+        ("turns", "f8"),  # part of the slots that have this direction
         ("waited_s", "f8"),  # age of the oldest record of which bytes wait to be sent for the first time
         ("budget_s", "f8"),  # delay budget on the radio
         ("priority", "i8"),  # level of its 5QI: the lower, the sooner
@@ -105,7 +106,7 @@ def sight(need: Sequence[int], **other: Any) -> Array:
     [1, 2]
     """
     slices = np.zeros(len(need), SLICE)
-    defaults = {"maximum": 10**6, "window": 1.0, "budget_s": 0.3, "priority": 90}
+    defaults = {"maximum": 10**6, "window": 1.0, "turns": 1.0, "budget_s": 0.3, "priority": 90}
     for key, value in {**defaults, "need": need, **other}.items():
         slices[key] = value
     return slices
@@ -151,18 +152,17 @@ def check(policy: str, slices: Array, blocks: int) -> None:
 
 
 @inner
-def settle(slices: Array, granted: Array, left: Array) -> None:
-    """Bring `used` up to a slot in which slices were granted PRBs and did not fill some; `turn` is of this slot."""
+def forget(slices: Array, slot: int) -> None:
+    """Let the mean fade up to a slot."""
     for k in range(slices.size):
         one = slices[k]
-        one.used += (granted[k] - left[k] - one.used) / one.window
+        passed = (slot - one.slot) * one.turns
+        one.used = one.used * (1 - 1 / one.window) ** passed if one.window > 1 else 0.0
+        one.slot = slot
 
 
 @inner
-def forget(slices: Array, turns: int) -> None:
-    """Let slots of this direction pass in which nothing was used."""
+def settle(slices: Array, granted: Array, left: Array) -> None:
+    """Count a slot in which slices were granted PRBs and left some over."""
     for k in range(slices.size):
-        one = slices[k]
-        one.turn += turns
-        if turns > 1 and one.used > 0:
-            one.used *= (1 - 1 / one.window) ** (turns - 1)
+        slices[k].used += (granted[k] - left[k]) / slices[k].window

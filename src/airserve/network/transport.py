@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.buffers import PACKET_BYTES
+from airserve.network.headers import PACKET_BYTES
 from airserve.network.jit import inner
 
 STREAM, UDP, WARM, COLD, TLS = range(5)

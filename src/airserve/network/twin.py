@@ -12,8 +12,9 @@ import numpy as np
 from airserve.contract import Readings, Span, percentile
 from airserve.model import Array
 from airserve.network import transport
-from airserve.network.buffers import DOWN, PACKET_BYTES, UP, Config, N, State
+from airserve.network.buffers import DOWN, UP, Config, N, State
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
+from airserve.network.headers import PACKET_BYTES
 from airserve.network.mac import Grant, initial, prbs_there
 from airserve.network.passage import (
     ARRIVED,
@@ -79,7 +80,7 @@ class Outcome:
             {"name": one["name"], **{way: {k: one[way][k] for k in ("share_used", "mbps")} for way, _ in WAYS}}
             for one in self.slices
         ]
-        return {"services": services, "slices": slices, "realtime_factor": self.realtime_factor}
+        return {"services": services, "slices": slices}
 
 
 def run(

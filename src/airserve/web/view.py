@@ -36,7 +36,7 @@ PLAN: Plain = {"seconds": None, "headroom": None, "limits": []}
 SLICE: Plain = {"name": "", "dedicated": None, "min": None, "max": None}
 SHARE: Plain = {"share_used": None, "predicted_share": None, "mbps": None, "per_s": []}
 
-POINTS = 12_000  # of all series together, so that a report stays far below 300 kB
+POINTS = 11_500  # of all series together, so that a report stays far below 300 kB
 LONGEST = 600  # points of one series: more than a panel has pixels for
 
 

@@ -29,7 +29,7 @@ def allocate(slices: Array, blocks: int) -> Array:
         for k in range(slices.size):
             used, window, dedicated = slices["used"][k], slices["window"][k], slices["dedicated"][k]
             share = slices["maximum"][k] if best_effort else slices["minimum"][k]
-            owed = int(min(max(used + window * (share - used), 0), blocks) + 1e-6)
+            owed = int(min(max(window * (share - used), 0), blocks) + 1e-6)
             want[k] = max(grant[k], min(slices["need"][k], owed))
             grant[k] = max(grant[k], min(want[k], dedicated))
             short += want[k] > grant[k]

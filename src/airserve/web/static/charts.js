@@ -35,28 +35,36 @@ export function overTime(service) {
   };
 }
 
+const LEVELS = new Map([[Math.log10(2), "50 %"], [1, "90 %"], [2, "99 %"], [3, "99.9 %"], [4, "99.99 %"], [5, "99.999 %"]]);
+
+// Shares as levels of a log tail, 1 for 90 %, 2 for 99 %; null beyond `most`, where too few requests are behind them.
+export function levels(shares, most) {
+  return shares.map((share) => {
+    const level = known(share) && share < 1 ? -Math.log10(1 - share) : null;
+    return level !== null && level <= most ? level : null;
+  });
+}
+
+export function tailAxis(top) {
+  return {title: "", range: [0, top], splits: [...LEVELS.keys()].filter((at) => at <= top),
+    format: (value) => LEVELS.get(value) || "", read: (value) => `${(100 * (1 - 10 ** -value)).toFixed(value < 2 ? 1 : 3)} %`};
+}
+
 // The distribution on a log tail: equal steps are ten times fewer requests.
 export function distribution(service) {
   const {ms: values, measured, predicted} = service.cdf;
   if (!values.length) return null;
-  const tail = (list, most) => empty(list, values.length).map((share) => {
-    const level = known(share) && share < 1 ? -Math.log10(1 - share) : null;
-    return level !== null && level <= most ? level : null;
-  });
   const resolved = Math.log10(Math.max(10, service.answered ?? Infinity)); // one request in all that were answered
-  const [seen, said] = [tail(measured, resolved), tail(predicted, 5)];
+  const [seen, said] = [levels(empty(measured, values.length), resolved), levels(empty(predicted, values.length), 5)];
   const level = -Math.log10(1 - service.percentile / 100);
   const top = Math.min(5, Math.max(...figures(seen, said), level, 1) + 0.1);
-  const names = new Map([[Math.log10(2), "50 %"], [1, "90 %"], [2, "99 %"], [3, "99.9 %"], [4, "99.99 %"], [5, "99.999 %"]]);
-  const read = (value) => `${(100 * (1 - 10 ** -value)).toFixed(value < 2 ? 1 : 3)} %`;
   const reaching = values.filter((_, at) => known(seen[at]) || known(said[at]));
   const right = Math.max(...reaching.slice(-1), (service.promise_ms ?? 0) * 1.1, 1);
   return {
     label: `${service.name}: distribution of latency`,
     height: 250,
     x: {title: "latency, ms", range: [Math.max(0, Math.min(values[0], service.promise_ms ?? Infinity)), right], read: milliseconds},
-    y: {title: "", range: [0, top], splits: [...names.keys()].filter((at) => at <= top), format: (value) => names.get(value) || "",
-      read},
+    y: tailAxis(top),
     columns: [values, said, seen],
     series: [
       {name: "predicted", colour: "predicted", dash: PREDICTED_DASH},
