@@ -13,10 +13,10 @@ FIGURE = re.compile(r"\d+\.?\d*|\binf\b")
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_it_prints_what_the_page_says(name, capsys):
-    """The same words; figures may move by a third or a little when the radio's tables get better."""
+    """The same words; what overload gives moves most when the radio's tables get better."""
     (said,) = re.findall(rf"```text\n\$ python examples/network/{name}\.py\n(.*?)```", PAGE, re.DOTALL)
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert FIGURE.sub("", printed).split() == FIGURE.sub("", said).split()
     pairs = zip(FIGURE.findall(printed), FIGURE.findall(said), strict=True)
-    assert [float(a) for a, _ in pairs] == pytest.approx([float(b) for b in FIGURE.findall(said)], rel=0.34, abs=3)
+    assert [float(a) for a, _ in pairs] == pytest.approx([float(b) for b in FIGURE.findall(said)], rel=0.5, abs=3)

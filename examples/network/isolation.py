@@ -20,7 +20,7 @@ for policy in catalog.slices:
         }
     )
     alone = twin.run(hall, [robots], until_s=5, seed=1)
-    flood = twin.run(hall, [robots, backups], until_s=5, seed=1, drain_s=1)
+    flood = twin.run(hall, [robots, backups], until_s=5, seed=1)
     p99 = [percentile(run.readings["robots"].latency_ms, 99) for run in (alone, flood)]
     mbps = flood.slices[1]["up"]["mbps"]
     print(f"{policy:12}  {p99[0]:9.1f} ms  {p99[1]:11.1f} ms  {mbps:15.0f}  {', '.join(sorted(promises(policy)))}")

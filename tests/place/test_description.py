@@ -18,6 +18,15 @@ def test_the_example_reads():
     assert [s.name for s in factory.servers()] == ["mast", "region"]
 
 
+def test_a_slice_without_a_budget_has_the_tightest_promise_in_it(tmp_path):
+    text = FACTORY.read_text().replace("name: video,", "name: video, five_qi: 82,")
+    file = tmp_path / "factory.yaml"
+    file.write_text(text)
+    control, video = read(file).network.slices
+    assert (control.budget_ms, control.quality.five_qi) == (50, 9)
+    assert (video.budget_ms, video.quality.priority) == (9, 19)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -34,6 +43,16 @@ def test_the_example_reads():
         ("rate_hz: 5", "rate_hz: -5", "rate_hz is -5"),
         ("devices: 20", "", "lacks the key 'devices'"),
         ("speed: 0.1}", "speed: 0.1, delay_ms: 3}", "stands at the radio"),
+        ("dedicated: 10, min", "five_qi: 81, dedicated: 10, min", "5QI 81 is not standardised"),
+        (
+            "rate_hz: 5",
+            "rate_hz: 5\n    arrival: sometimes",
+            "arrival 'sometimes' is unknown; choose periodic",
+        ),
+        ("rate_hz: 5", "rate_hz: 5\n    transport: sctp", "transport"),
+        ("delay_ms: 1}", "delay_ms: 1, queue_kb: 5}", "a link without a rate has no queue"),
+        ("  sites:", "  rules: [{service: inspectt}]\n  sites:", "rule names service 'inspectt', which does not exist"),
+        ("scenario: inf-dh", "scenario: inf-dh, slicing: best", "no slice policy is named 'best'"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, old, new, says):

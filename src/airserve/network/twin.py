@@ -57,6 +57,7 @@ class Outcome:
     realtime_factor: float  # simulated time by CPU time, compilation aside
     seconds: float  # that the run took
     failed_blocks: float  # part of the transport blocks not decoded at once
+    lost: int = 0  # requests that a rule dropped, or that found the queue of a link full
 
     def summary(self) -> dict[str, Any]:
         """What `airserve simulate --json` prints: plain data; None where nothing was answered."""
@@ -155,6 +156,7 @@ def run(
         simulated_s / max(cpu_s, 1e-9),
         time.perf_counter() - began_s,
         float(state.n[N.failed] / max(state.n[N.blocks], 1)),
+        int(world.n[M.lost]),
     )
 
 

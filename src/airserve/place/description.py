@@ -88,13 +88,13 @@ class Factory(Description):
         names = [s.name for s in self.services]
         for rule in self.network.rules:
             if rule.service is not None:
-                _known("service", rule.service, names, "rule")
+                _known("service", rule.service, names, "a rule")
         for service in self.services:
             if names.count(service.name) > 1:
                 raise ValueError(f"two services are named {service.name}; give each its own name")
-            _known("slice", service.slice, slices, service.name)
+            _known("slice", service.slice, slices, f"service {service.name}")
             for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
-                _known("site", site, list(sites), service.name)
+                _known("site", site, list(sites), f"service {service.name}")
             if service.device and sites[service.device].kind != "device":
                 devices = ", ".join(name for name, site in sites.items() if site.kind == "device")
                 raise ValueError(
@@ -113,10 +113,10 @@ class Factory(Description):
         return [site for site in self.network.sites if site.kind != "device"]
 
 
-def _known(kind: str, name: str, names: list[str], service: str) -> None:
+def _known(kind: str, name: str, names: list[str], who: str) -> None:
     if name not in names:
         near = get_close_matches(name, names) or names
-        raise ValueError(f"service {service} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
+        raise ValueError(f"{who} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
 
 
 def read(path: str | Path) -> Factory:

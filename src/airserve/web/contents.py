@@ -119,6 +119,10 @@ def emulation(factory: Factory, plan: Plan) -> list[str]:
             lines.append(f"{site.name}: {site.delay_ms:g} ms of transit each way, added by the relay")
         if site.kind != "device":
             lines.append(f"{site.name}: {site.cores} workers that share this machine's cores with all the rest")
+    if factory.network.rules or any(site.rate_mbps for site in factory.network.sites):
+        lines.append("rules of the user-plane function, rates of links: in the prediction alone, the relay has none")
+    if other := [one.name for one in factory.services if one.transport != "stream"]:
+        lines.append(f"transport of {', '.join(other)}: in the prediction alone, the relay carries streams")
     return lines
 
 
