@@ -220,6 +220,34 @@ def simulate(
 
 
 @app.command()
+def admit(
+    file: File,
+    name: Annotated[str, typer.Argument(help="The new slice's name.")],
+    devices: Annotated[int, typer.Option(help="How many devices it is for.")],
+    up_mbps: Annotated[float, typer.Option(help="Of each device, to the site.")] = 0.0,
+    down_mbps: Annotated[float, typer.Option(help="Of each device, back.")] = 0.0,
+    dedicated: Annotated[bool, typer.Option("--dedicated", help="Never lent, even while idle.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Book a slice beside those of a description: its share, or what share could be had."""
+    from airserve.network.admission import Booking, capacity
+    from airserve.network.admission import admit as book
+    from airserve.place.description import read
+
+    network = read(file).network
+    there = capacity(network, seed)
+    made = book(network.slices, name, Booking(devices, up_mbps, down_mbps, dedicated), there)
+    if as_json:
+        return show({"slice": made.model_dump(exclude_unset=True), "capacity": vars(there)})
+    out.print(
+        f"{name} fits: min {made.min:g} % of the PRBs{', dedicated' if dedicated else ''}; the whole cell carries "
+        f"{there.up_mbps:.0f} Mbit/s up, {there.down_mbps:.0f} down for devices at random positions.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@app.command()
 def up(
     file: File,
     port: Annotated[int, typer.Option(help="First port of the sites.")] = 7800,

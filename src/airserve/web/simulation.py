@@ -157,7 +157,8 @@ def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
         worst = broken[0]
         value = "∞" if worst["value_ms"] is None else words.ms(worst["value_ms"])
         passes = f"{worst['name']}: p{worst['percentile']:g} {value} of {worst['promise_ms']:g} ms promised"
-        return f"{len(broken)} of {len(promised)} promises would not be kept.", f"{passes}. {rest}", "broken"
+        which = f"{len(broken)} of {len(promised)} promises" if len(promised) > 1 else "The promise"
+        return f"{which} would not be kept.", f"{passes}. {rest}", "broken"
     if promised:
         return f"{'All promises' if len(promised) > 1 else 'The promise'} would be kept.", rest, "kept"
     return f"{len(found['services'])} services, {words.count(sent)} requests.", rest, "few"

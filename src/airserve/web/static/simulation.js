@@ -14,7 +14,7 @@ const DASH = {up: undefined, down: [5, 3], "": [2, 2]};
 
 // Levels of a distribution, up to the last request: where all are within, the line goes straight to the top.
 function whole(shares, resolved) {
-  const found = levels(shares, resolved);
+  const found = levels(shares, Infinity).map((level) => (level === null ? null : Math.min(level, resolved)));
   const at = shares.findIndex((share) => share >= 1);
   if (at >= 0) found[at] = resolved;
   return found;
