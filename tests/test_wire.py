@@ -14,7 +14,7 @@ from airserve.model import Tensor
 from airserve.serve.routing import AnswerReader
 from airserve.timing import AirBytes, Timing, TimingError, format_air, format_timing, parse_air, parse_timing
 
-NUMBERS = [dtype for dtype in wire.DATATYPE if dtype != "bytes"]
+NUMBERS = [dtype for dtype in wire.DATATYPE if dtype not in ("bytes", "bfloat16")]
 arrays = st.sampled_from(NUMBERS).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0)))
 texts = hnp.arrays(object, hnp.array_shapes(max_dims=2, min_side=0), elements=st.binary(max_size=20))
 
@@ -116,7 +116,7 @@ def test_json_data(tensor, expected):
         ({"data": [1, 0], "datatype": "BOOL"}, "hold something else"),
         ({"data": [1, "a"], "datatype": "BYTES"}, "in JSON its data are strings"),
         ({"data": [[1], [2, 3]]}, "not a regular array"),
-        ({"data": [1, 2], "datatype": "BF16"}, "has datatype 'BF16'; choose one of BOOL"),
+        ({"data": [1, 2], "datatype": "BF8"}, "has datatype 'BF8'; choose one of BOOL"),
         ({"data": [1, 2], "shape": [-2]}, "has shape [-2]"),
         ({"data": [1, 2], "shape": "2"}, "has shape 2"),
         ({"data": [1, 2], "shape": [True, 2]}, "has shape"),

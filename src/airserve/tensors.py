@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from airserve.model import Array, Tensor
+from airserve.model import BFLOAT16, Array, Tensor
 
 DATATYPE = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-    "float16": "FP16", "float32": "FP32", "float64": "FP64", "bytes": "BYTES",
+    "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64", "bytes": "BYTES",
 }  # fmt: skip
 DTYPE = {datatype: dtype for dtype, datatype in DATATYPE.items()}
-NUMPY: dict[str, np.dtype[Any]] = {
-    datatype: np.dtype(object if dtype == "bytes" else dtype) for datatype, dtype in DTYPE.items()
-}
+OWN: dict[str, Any] = {"bytes": object, "bfloat16": BFLOAT16}  # those that numpy does not know by their name
+NUMPY: dict[str, np.dtype[Any]] = {datatype: np.dtype(OWN.get(dtype, dtype)) for datatype, dtype in DTYPE.items()}
 
 
 class WireError(ValueError):
@@ -37,7 +36,7 @@ def pack(tensor: Tensor, array: Array) -> bytes:
     if tensor.dtype == "bytes":
         strings = [_string(item) for item in array.ravel()]
         return b"".join([part for string in strings for part in (struct.pack("<I", len(string)), string)])
-    if array.dtype != tensor.dtype:
+    if array.dtype != NUMPY[DATATYPE[tensor.dtype]]:
         raise WireError(f"{tensor.name} is {array.dtype}; it should be {tensor.dtype}.")
     return array.tobytes()
 
@@ -71,6 +70,8 @@ def unpack(datatype: str, raw: bytes | memoryview, shape: Sequence[int], name: s
 
 def listed(tensor: Tensor, array: Array) -> Any:
     """An array as JSON carries it: flat, row major, as other servers of the protocol send it."""
+    if tensor.dtype == "bfloat16":
+        raise WireError(f"output {tensor.name!r} is BF16, which JSON cannot carry; ask for it with binary_data true.")
     if tensor.dtype != "bytes":
         return np.ascontiguousarray(array).reshape(-1)
     try:
@@ -85,6 +86,8 @@ ACCEPTS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}  # kind of the type wante
 def from_list(data: list[Any], datatype: str, shape: list[int], named: str) -> Array:
     """JSON data, flat or nested, as an array; no number is rounded or wrapped to make it fit."""
     dtype = NUMPY[datatype]
+    if datatype == "BF16":
+        raise WireError(f"{named} is BF16, which JSON cannot carry; send it as binary data.")
     try:
         if datatype == "BYTES":
             array = np.array(data, dtype=object)

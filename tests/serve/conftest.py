@@ -51,7 +51,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         helper.make_node("Cast", ["pixels"], ["p"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["p"], ["mean"], axes=[1, 2, 3], keepdims=0),
     ]
+    half = (TensorProto.BFLOAT16, ["n", 2])
     return {
+        "half": save(
+            folder / "half.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": half}, {"y": half}, {}
+        ),
         "whole": save(folder / "whole.onnx", first + second, x, y, {"w1": w1, "w2": w2}),
         "head": save(folder / "head.onnx", first, x, hidden, {"w1": w1}),
         "tail": save(folder / "tail.onnx", second, hidden, y, {"w2": w2}),
@@ -127,6 +131,7 @@ def mast(graphs: dict[str, Path], start: Start) -> Running:
     return start(
         endpoint("whole", Function("whole", "model", str(graphs["whole"]))),
         endpoint("tail", Function("tail", "tail", str(graphs["tail"]))),
+        endpoint("half", Function("half", "model", str(graphs["half"]))),
         endpoint("same", Function("same", "model", str(graphs["same"]))),
         endpoint("photo", Function("jpeg", "preprocess"), Function("mean", "model", str(graphs["mean"]))),
         endpoint("slow", Function("whole", "model", str(graphs["whole"]), padded_s=0.05)),

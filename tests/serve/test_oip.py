@@ -1,15 +1,20 @@
 """The Open Inference Protocol V2 as a client of another house sees it: tritonclient lists, reads and infers."""
 
+import asyncio
 import io
 
 import httptools  # noqa: F401  (loaded before gevent looks at the ssl module)
+import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from airserve.model import Engine
+
+ALL = {"whole", "tail", "half", "same", "photo", "slow"}
 
 
 @pytest.fixture
@@ -39,7 +44,14 @@ def test_lists_and_describes(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata()["name"] == "airserve"
-    assert {m["name"] for m in client.get_model_repository_index()} == {"whole", "tail", "same", "photo", "slow"}
+    assert {m["name"] for m in client.get_model_repository_index()} == {
+        "whole",
+        "tail",
+        "half",
+        "same",
+        "photo",
+        "slow",
+    }
     assert client.is_model_ready("whole")
     assert client.is_model_ready("whole", "1")
     assert not client.is_model_ready("whole", "2")
@@ -90,6 +102,31 @@ def test_every_datatype_comes_back_as_it_went(client, sent, got):
         if t == "BYTES":
             back = np.array([b.decode() if isinstance(b, bytes) else b for b in back.ravel()], object).reshape(2, 2)
         np.testing.assert_array_equal(back, array, err_msg=t)
+
+
+def test_bfloat16_travels_as_binary_alone(client):
+    array = np.array([[1.5, -2.0], [3.0e38, 0.0]], ml_dtypes.bfloat16)
+    for _ in range(3):
+        result = client.infer("half", [given("x", array, True, "BF16")])
+        np.testing.assert_array_equal(result.as_numpy("y").astype("float32"), array.astype("float32"))
+    outputs = [triton.InferRequestedOutput("y", binary_data=False)]
+    with pytest.raises(InferenceServerException, match="BF16, which JSON cannot carry; ask for it with binary_data"):
+        client.infer("half", [given("x", array, True, "BF16")], outputs=outputs)
+    with pytest.raises(InferenceServerException, match=r"is uint16 \[2, 2\]; expected bfloat16 \[-1, 2\]"):
+        client.infer("half", [given("x", np.zeros((2, 2), "u2"), True, "UINT16")])
+
+
+def test_the_asyncio_client_of_tritonclient(mast, graphs, x):
+    wanted = Engine(graphs["whole"]).run([x])[0]
+
+    async def run():
+        async with triton_aio.InferenceServerClient(mast.url) as one:
+            assert await one.is_model_ready("whole")
+            results = await asyncio.gather(*(one.infer("whole", [given("x", x, k % 2 == 0)]) for k in range(20)))
+            return [result.as_numpy("y") for result in results]
+
+    for y in asyncio.run(run()):
+        np.testing.assert_allclose(y, wanted, rtol=1e-6)
 
 
 def test_only_the_outputs_asked_for_are_sent(client):

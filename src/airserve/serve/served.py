@@ -10,11 +10,11 @@ from typing import NamedTuple, final
 import numpy as np
 
 from airserve.contract import Endpoint
-from airserve.model import Array, ModelError, Run, Signature, Tensor, open_function
+from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function
 from airserve.serve.batching import Padded
 from airserve.serve.metering import Meter, Table
 from airserve.serve.routing import Router
-from airserve.tensors import DATATYPE
+from airserve.tensors import DATATYPE, NUMPY
 
 INLINE_S = 1e-3  # work shorter than this runs on the loop when a core is free: a thread hop costs 30 us and more
 
@@ -157,7 +157,7 @@ def _warm_up(name: str, signature: Signature, run: Run) -> float:
     """
     if any(t.dtype == "bytes" or -1 in t.shape[1:] for t in signature.inputs):
         return float("inf")
-    zeros = [np.zeros([1 if axis < 0 else axis for axis in t.shape], t.dtype) for t in signature.inputs]
+    zeros = [np.zeros([1 if axis < 0 else axis for axis in t.shape], _dtype(t)) for t in signature.inputs]
     taken_s = []
     for _ in range(4):  # the first run allocates
         begun_s = time.perf_counter()
@@ -170,7 +170,7 @@ def _warm_up(name: str, signature: Signature, run: Run) -> float:
 
 
 def _dtype(tensor: Tensor) -> np.dtype[np.generic]:
-    return np.dtype(object if tensor.dtype == "bytes" else tensor.dtype)
+    return NUMPY[DATATYPE[tensor.dtype]]
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -180,7 +180,8 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _shown(array: Array) -> str:
-    return f"{'bytes' if array.dtype == object else array.dtype} {list(array.shape)}"
+    names = {np.dtype(object): "bytes", BFLOAT16: "bfloat16"}
+    return f"{names.get(array.dtype, array.dtype)} {list(array.shape)}"
 
 
 def _listed(tensors: Sequence[Tensor]) -> str:

@@ -10,7 +10,7 @@ import orjson
 
 from airserve import wire
 from airserve.model import Array, Tensor
-from airserve.tensors import DATATYPE
+from airserve.tensors import DATATYPE, NUMPY
 
 
 @final
@@ -38,7 +38,7 @@ class Template:
             one: dict[str, Any] = {"name": tensor.name, "datatype": DATATYPE[tensor.dtype], "shape": shape}
             comma = b"," if k else b""
             if binary[k]:
-                size_bytes = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
+                size_bytes = int(np.prod(shape)) * NUMPY[DATATYPE[tensor.dtype]].itemsize
                 raw_bytes += size_bytes
                 texts[-1] += comma + orjson.dumps({**one, "parameters": {"binary_data_size": size_bytes}})
             else:

@@ -153,7 +153,9 @@ def form_of(
     service: Service, served: Served, request: wire.Request, body: bytes, json_bytes: int | None
 ) -> Form | None:
     """The form of a request that has been read and answered; None where the next may differ in more than its data."""
-    if request.timeout_s is not None or any(t.dtype == "bytes" for t in (*served.inputs, *served.outputs)):
+    if request.timeout_s is not None or any(
+        t.dtype in ("bytes", "bfloat16") for t in (*served.inputs, *served.outputs)
+    ):
         return None
     if not served.outputs or not request.inputs:
         return None
