@@ -305,6 +305,7 @@ def serve(
     tls_key: Annotated[str, typer.Option(help="Its key, PEM.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait in a worker.")] = 256,
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Where a request names none.")] = 30.0,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line of JSON for every request.")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
     from airserve.serve.configuration import Configuration
@@ -325,8 +326,33 @@ def serve(
             tls_key=tls_key,
             queue=queue,
             deadline_s=deadline_s,
+            access_log=access_log,
         )
     )
+
+
+@app.command()
+def top(
+    url: Annotated[str, typer.Argument(help="Where a service or a site answers.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="AIRSERVE_KEY", help="A key, where one is wanted.")] = "",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """What a service does now, until Ctrl-C."""
+    from rich.live import Live
+
+    from airserve.serve.watching import watch
+
+    with Live(console=out, auto_refresh=False, transient=not once) as live:
+        for found in watch(url, key, every):
+            table = Table(
+                "model", "version", "a second", "failed a second", "queue ms", "compute ms", "in all", box=None
+            )
+            for row in found:
+                table.add_row(row.model, row.version, *map(_digits, row[2:6]), str(row.answered))
+            live.update(table, refresh=True)
+            if once:
+                return
 
 
 @app.command()

@@ -54,8 +54,11 @@ def made(tmp_path_factory, graphs):
     certificate(folder)
     command = [sys.executable, "-m", "airserve.cli", "serve", graphs["whole"], graphs["tail"], "--port", 0]
     command += ["--workers", 2, "--keys", file, "--jwks", folder / "jwks.json", "--issuer", "me", "--audience", "us"]
-    command += ["--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    command += ["--access-log", "--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [*map(str, command)], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
     line = process.stdout.readline()
     assert line.startswith("ready serve https://127.0.0.1:"), line
     context = ssl.create_default_context(cafile=folder / "cert.pem")
@@ -70,6 +73,7 @@ def made(tmp_path_factory, graphs):
         one.close()
         return answer.status, text.decode(), dict(answer.getheaders())
 
+    ask.log = folder / "log.txt"
     yield ask, keys
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(15) == 0
@@ -208,6 +212,20 @@ def test_metrics_are_prometheus_and_add_up(made):
     assert grown("airserve_request_duration_seconds_count", "whole", None) == 7
     assert grown("airserve_request_duration_seconds_bucket", "whole", "+Inf") == 7
     assert grown("airserve_compute_seconds_total", "whole", None) > 0
+
+
+def test_the_log_is_json_and_names_the_request(made):
+    ask, keys = made
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for body, status in ((BODY, 200), ("{", 400)):
+        ask(INFER, keys["plant"], "POST", body, **{"X-Request-Id": f"log-{status}", "traceparent": trace})
+        (line,) = [
+            one for one in map(json.loads, ask.log.read_text().splitlines()) if one.get("request_id") == f"log-{status}"
+        ]
+        assert (line["message"], line["method"], line["path"], line["status"]) == ("request", "POST", INFER, status)
+        assert (line["tenant"], line["traceparent"]) == ("plant", trace)
+        assert line["ms"] > 0
+    assert keys["plant"] not in ask.log.read_text()
 
 
 def test_a_keys_file_holds_hashes_and_is_its_owners(tmp_path):

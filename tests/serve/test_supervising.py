@@ -29,6 +29,7 @@ from airserve.serve.offering import offers
 from airserve.serve.routing import AnswerReader
 from airserve.serve.supervising import Supervisor
 from airserve.serve.untrusted import check_graph
+from airserve.serve.watching import counts
 
 pytestmark = pytest.mark.realtime
 
@@ -206,6 +207,19 @@ def test_what_cannot_be_loaded_is_one_sentence_and_the_old_one_answers(alone, fo
     assert "no source of this service holds a model 'nothing'" in said["error"]
     assert alone.ask("POST", "/v2/repository/models/..%2F..%2Fetc/load")[0] == 400
     assert alone.ask("POST", "/v2/repository/models/nothing/unload")[0] == 404
+
+
+def test_top_shows_what_is_done_now(alone):
+    command = [sys.executable, "-m", "airserve.cli", "top", f"127.0.0.1:{alone.port}", "--once", "--every", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as top:
+        while top.poll() is None:
+            alone.infer()
+        said = top.stdout.read()
+    line = next(line.split() for line in said.splitlines() if line.strip().startswith("whole") and " 3 " in line)
+    assert float(line[2]) > 0
+    assert int(line[-1]) > 0
+    with pytest.raises(UserError, match="cannot be watched"):
+        counts("127.0.0.1:9")
 
 
 def refused(*words):

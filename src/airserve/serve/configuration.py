@@ -32,6 +32,7 @@ class Configuration:
     tls_cert: str = ""
     tls_key: str = ""
     queue: int = 256  # requests of a worker that may wait
+    access_log: bool = False  # a line for every request
     deadline_s: float = 30.0  # where a request names none
 
     def check(self) -> None:

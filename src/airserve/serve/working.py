@@ -17,7 +17,7 @@ from airserve import catalog
 from airserve.contract import SiteProcess, from_plain
 from airserve.errors import UserError
 from airserve.model import ModelError
-from airserve.serve import offering
+from airserve.serve import offering, recording
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Guard
 from airserve.serve.metering import Table
@@ -66,8 +66,11 @@ async def _serve(
     models.prepare(offers)
     models.turn()
     service.deadline_s, service.workers.limit = configuration.deadline_s, configuration.queue
+    c = configuration
+    recording.record(c.access_log)
+    wrap = recording.recorded if c.access_log else None
     listener = await catalog.protocols["oip"].listen(
-        service, configuration.host, configuration.port, share=True, tls=_tls(configuration), guard=guard
+        service, c.host, c.port, share=True, tls=_tls(c), guard=guard, wrap=wrap
     )
     listeners = [listener]
     if configuration.grpc_port >= 0:

@@ -58,8 +58,12 @@ async def listen(
     share: bool = False,
     tls: ssl.SSLContext | None = None,
     guard: Guard | None = None,
+    wrap: Callable[[_http.Answer, _http.Failed], _http.Answer] | None = None,
 ) -> _http.Listener:
-    """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken."""
+    """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken.
+
+    `wrap` may stand between requests and answers, as a log does.
+    """
 
     def answer(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
         entry = head.memo
@@ -73,7 +77,8 @@ async def listen(
             raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
         return route
 
-    return await _http.listen(answer, error_response, host, port, limits=limits, share=share, tls=tls)
+    whole = wrap(answer, error_response) if wrap else answer
+    return await _http.listen(whole, error_response, host, port, limits=limits, share=share, tls=tls)
 
 
 def error_response(error: Exception) -> bytes:

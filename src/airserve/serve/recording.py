@@ -1,0 +1,76 @@
+"""A service's log: a JSON object a line, with what names a request in other logs too (its id, W3C Trace Context)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import orjson
+
+from airserve.serve.protocols import _http
+
+requests = logging.getLogger("airserve.requests")
+KEPT = ("method", "path", "status", "ms", "bytes", "request_id", "traceparent", "tenant")
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON; an exception's traceback is a field, so that a line stays a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        said.update({key: value for key in KEPT if (value := getattr(record, key, None)) not in (None, "")})
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(said).decode()
+
+
+def record(every_request: bool) -> None:
+    """Log to standard error as JSON lines: what failed, and every request where that is wanted."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    requests.setLevel(logging.INFO if every_request else logging.WARNING)
+
+
+def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
+    """An `Answer` that logs each request when it is answered."""
+
+    def say(head: _http.Head, response: bytes, arrived_s: float) -> bytes:
+        header = head.headers
+        requests.info(
+            "request",
+            extra={
+                "method": head.method,
+                "path": head.path,
+                "status": int(response[9:12]),
+                "ms": round(1e3 * (time.monotonic() - arrived_s), 3),
+                "bytes": len(response),
+                "request_id": header.get(b"x-request-id", b"").decode("latin-1")[:128],
+                "traceparent": header.get(b"traceparent", b"").decode("latin-1")[:64],
+                "tenant": head.admitted.tenant.name if head.admitted else "",
+            },
+        )
+        return response
+
+    async def later(head: _http.Head, waiting: Awaitable[bytes], arrived_s: float) -> bytes:
+        try:
+            response = await waiting
+        except Exception as error:
+            response = failed(error)
+        return say(head, response, arrived_s)
+
+    def answered(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+        try:
+            response = answer(head, body, arrived_s)
+        except Exception as error:
+            response = failed(error)
+        return say(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
+
+    return answered
