@@ -437,11 +437,15 @@ def traces(
     ues: Annotated[int, typer.Option(min=1)] = 50,
     snapshots: Annotated[int, typer.Option(min=2)] = 100,
     carrier_ghz: float = 3.5,
+    bandwidth_mhz: int = 100,
+    scs_khz: int = 30,
     gnb_ports: int = 32,
     ue_antennas: int = 4,
+    speed_ms: Annotated[float, typer.Option(min=0, help="Of the UEs, in m/s.")] = 0.83,
+    snapshot_ms: Annotated[float, typer.Option(min=0.1, help="From one snapshot to the next.")] = 10.0,
     seed: Seed = 1,
 ) -> None:
-    """Make radio traces with Sionna (extra `radio`)."""
+    """Make radio traces with Sionna (extra `radio`); stopped, it goes on when it is called again."""
     from airserve.network.tracing import make_for
 
     path = make_for(
@@ -449,7 +453,11 @@ def traces(
         ues=ues,
         snapshots=snapshots,
         seed=seed,
+        snapshot_s=snapshot_ms / 1e3,
+        speed_ms=speed_ms,
         carrier_ghz=carrier_ghz,
+        bandwidth_mhz=bandwidth_mhz,
+        scs_khz=scs_khz,
         gnb_ports=gnb_ports,
         ue_antennas=ue_antennas,
     )

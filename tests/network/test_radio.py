@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from airserve.network import link, radio
-from airserve.network.topology import Cell
+from airserve.network.topology import Cell, Scenario
 
 HALL = Cell(name="hall")
 
@@ -17,7 +20,10 @@ def trace():
     return radio.load(HALL)
 
 
-@pytest.mark.parametrize("scenario", ["inf-dh", "inf-sl", "umi"])
+SCENARIOS = get_args(Scenario)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_shipped_traces(scenario):
     trace = radio.load(Cell(name="cell", scenario=scenario))
     assert trace.scenario == scenario
@@ -26,8 +32,64 @@ def test_shipped_traces(scenario):
     assert trace.snr_up_db.shape == (50, 100, 2)
     assert trace.snr_down_db.dtype == trace.snr_up_db.dtype == np.int8
     for snr_db in (trace.snr_down_db, trace.snr_up_db):
-        assert (np.diff(snr_db.mean(axis=1), axis=-1) < 0).all()  # power is shared by the layers
+        mean_db = snr_db.mean(axis=1)
+        within = (mean_db[:, 1:] > -39) & (mean_db[:, :-1] < 59)  # SNR is kept from -40 to 60 dB
+        assert (np.diff(mean_db, axis=-1) < 0)[within].all()  # power is shared by the layers
     assert {"seed", "speed_ms", "versions", "gnb_position_m"} <= set(trace.made_by)
+    cells = len(trace.cell_position_m)
+    assert cells == {"inh": 13}.get(scenario, 19 if scenario.startswith("inf") else 57)
+    assert trace.coupling_loss_db.shape == (50, 100, cells)
+    assert trace.direction.shape == (50, 100, 2, 32, 2)
+    assert trace.cell_position_m[0] == pytest.approx(trace.made_by["gnb_position_m"])
+
+
+def test_shipped_traces_are_small():
+    folder = Path(radio.__file__).parent / "traces"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8e6
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_coupling_loss_agrees_with_the_directions(scenario):
+    """Of the power that 4 antennas hear from 32 ports, the strongest direction has between a 32nd and all."""
+    trace = radio.load(Cell(name="cell", scenario=scenario))
+    noise_dbm = -174 + 9 + 10 * np.log10(273 * 12 * 30e3)
+    heard_db = trace.made_by["gnb_power_dbm"] - noise_dbm - trace.coupling_loss_db[..., 0]
+    gain_db = (trace.snr_direction_db[..., 0] - heard_db)[trace.coupling_loss_db[..., 0] < 255]
+    assert gain_db.min() > 10 * np.log10(4) - 1.1  # two values are rounded
+    assert gain_db.max() < 10 * np.log10(128) + 1.1
+    assert (np.diff(trace.snr_direction_db, axis=-1) <= 0).all()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_cells_out_of_range_are_left_out(scenario):
+    trace = radio.load(Cell(name="cell", scenario=scenario))
+    loss_db = trace.coupling_loss_db.astype(float)
+    assert (loss_db == 255).all(axis=1).sum() == (loss_db == 255).any(axis=1).sum()  # a cell for all time or not at all
+    mean_db = np.where(loss_db == 255, np.nan, loss_db).mean(axis=1)
+    spread_db = np.nanmax(mean_db, axis=1) - np.nanmin(mean_db, axis=1)
+    assert spread_db.max() < 32
+    assert (mean_db[~np.isnan(mean_db)] > 30).all()
+    near = np.linalg.norm(trace.position_m[:, None] - trace.cell_position_m, axis=-1)
+    assert np.corrcoef(np.log10(near[~np.isnan(mean_db)]), mean_db[~np.isnan(mean_db)])[0, 1] > 0.2  # farther is weaker
+
+
+def test_directions_are_orthogonal_unit_vectors(trace):
+    first, second = np.moveaxis(trace.directions(), 2, 0)
+    assert np.abs(np.linalg.norm(first, axis=-1) - 1).max() < 1e-6
+    assert np.abs((first.conj() * second).sum(axis=-1)).max() < 0.05  # 8 bits
+
+
+def test_a_trace_of_before_has_no_directions(trace, tmp_path):
+    old = replace(trace, coupling_loss_db=None, cell_position_m=None, direction=None, snr_direction_db=None)
+    np.savez(
+        tmp_path / "old.npz", scenario="inf-dh", snapshot_s=0.01, snr_down_db=old.snr_down_db, snr_up_db=old.snr_up_db,
+        position_m=old.position_m, made_by="{}",
+    )  # fmt: skip
+    read = radio.read(tmp_path / "old.npz")
+    assert read.positions == 50
+    assert read.coupling_loss_db is None
+    with pytest.raises(radio.TraceError, match="no transmit directions"):
+        read.directions()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from airserve.network import radio, tracing
+from airserve.network import coupling, layout, radio, tracing
 from airserve.network.topology import Cell
 
 RNG = np.random.default_rng
@@ -97,9 +97,8 @@ def test_a_trace_survives_its_file(tmp_path):
     made = radio.load(Cell(name="hall"))
     tracing.save(made, tmp_path / "deep" / "trace.npz")
     back = radio.read(tmp_path / "deep" / "trace.npz")
-    assert (back.snr_down_db == made.snr_down_db).all()
-    assert (back.snr_up_db == made.snr_up_db).all()
-    assert (back.position_m == made.position_m).all()
+    for name in radio.ARRAYS:
+        assert (getattr(back, name) == getattr(made, name)).all()
     assert (back.scenario, back.snapshot_s, back.made_by) == (made.scenario, made.snapshot_s, made.made_by)
 
 
@@ -117,6 +116,94 @@ def test_without_sionna_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sionna.phy", None)
     with pytest.raises(radio.TraceError, match=r"pip install 'airserve\[radio\]'"):
         tracing.make("inf-dh", cell=Cell(name="hall"))
+
+
+def test_directions_of_two_orthogonal_paths():
+    rng = RNG(5)
+    ports = np.linalg.qr(rng.standard_normal((32, 2)) + 1j * rng.standard_normal((32, 2)))[0]
+    heard = np.linalg.qr(rng.standard_normal((4, 2)) + 1j * rng.standard_normal((4, 2)))[0]
+    h = np.tile(heard * [10, 5] @ ports.conj().T, (2, 3, 7, 1, 1))  # ue, snapshot, rbg, antenna, port
+    found = tracing._directions(h, 1.0)
+    assert found["snr_direction_db"].tolist() == [[[20, 14]] * 3] * 2
+    trace = radio.Trace("inf-dh", 0.01, h, h, h, {}, direction=found["direction"])
+    along = np.abs(np.einsum("utdp,pd->utd", trace.directions().conj(), ports))
+    assert along == pytest.approx(1, abs=1e-3)
+
+
+def test_coupling_loss_of_the_whole_site_is_one_shadow():
+    """Nothing here needs Sionna: the lattice of cells, and the range of what is stored."""
+    gain = np.full((1, 4, 3), 1e-8) * [1, 0.5, 0.5e-3]
+    assert coupling.coupling_loss_db(gain)[0, 0].tolist() == [80, 83, 255]
+    here = np.array([0.0, 0.0, 10.0])
+    places, turns = layout.cells("umi", here, np.array([np.pi / 6, 0, 0]))
+    assert np.degrees(turns[:3, 0]) == pytest.approx([30, 150, 270])
+    assert (places[:3] == here).all()
+    apart = np.linalg.norm(places[None, ::3] - places[::3, None], axis=-1) + 1e9 * np.eye(19)
+    assert apart.min(axis=1) == pytest.approx(200)
+    hall, _ = layout.cells("inf-dh", np.array([0.0, 30.0, 8.0]), np.zeros(3))
+    assert hall[1:, :2].min(axis=0) == pytest.approx([10, 10])
+    assert hall[1:, :2].max(axis=0) == pytest.approx([110, 50])
+
+
+def capacity(h, snr):
+    """Ergodic capacity by MMSE receivers that cancel what they have decoded: log det, layer by layer."""
+    layers = h.shape[-1]
+    return sum(np.log2(1 + tracing._mmse_snr(h[..., k:], snr / layers)[..., 0]).mean() for k in range(layers))
+
+
+@pytest.mark.parametrize(
+    ("heard", "ports", "at_0_10_20_db"),
+    [(1, 1, (0.8603, 2.9065, 5.8840)), (2, 2, (1.689, 5.553, 11.29)), (4, 4, (3.353, 10.94, 22.14)),
+     (4, 32, (3.909, 13.53, 26.26)), (4, 64, (3.956, 13.69, 26.45))],
+)  # fmt: skip
+def test_ergodic_capacity_of_rayleigh_channels(heard, ports, at_0_10_20_db):
+    """The first in closed form, e^(1/r) E1(1/r) / ln 2; the others from a simulation of the determinant."""
+    rng = RNG(6)
+    draws = 10_000 if ports <= 4 else 30  # many ports are nearly the same every time
+    h = (rng.standard_normal((draws, heard, ports)) + 1j * rng.standard_normal((draws, heard, ports))) / np.sqrt(2)
+    for snr, bits in zip((1, 10, 100), at_0_10_20_db, strict=True):
+        assert capacity(h, snr) == pytest.approx(bits, rel=0.02)
+
+
+@needs_sionna
+def test_a_stopped_run_goes_on_to_the_same_trace(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracing, "CHANNELS_AT_ONCE", 8 * 4 * 4)  # one UE at a time
+    cell, part = Cell(name="hall", scenario="umi", gnb_ports=8), tmp_path / "x.part"
+
+    def stop(done, _):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    whole = tracing.make("umi", cell=cell, ues=3, snapshots=2, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        tracing.make("umi", cell=cell, ues=3, snapshots=2, seed=5, part=part, progress=stop)
+    seen = []
+    again = tracing.make(
+        "umi", cell=cell, ues=3, snapshots=2, seed=5, part=part, progress=lambda done, _: seen.append(done)
+    )
+    assert seen == [3]
+    assert not part.exists()
+    for name in radio.ARRAYS:
+        assert (getattr(again, name) == getattr(whole, name)).all()
+
+
+@needs_sionna
+def test_a_part_of_another_run_is_not_used(tmp_path):
+    part = tmp_path / "x.part"
+    part.write_bytes(b"PK\x03\x04 torn")
+    cell = Cell(name="hall", gnb_ports=2, ue_antennas=2)
+    made = [tracing.make("inf-dh", cell=cell, ues=1, snapshots=2, seed=seed, part=part) for seed in (1, 2)]
+    assert (made[0].position_m != made[1].position_m).any()
+
+
+@needs_sionna
+def test_precoding_loses_as_much_as_late_and_noisy_knowledge_may():
+    """Against SVD on the channel itself; halls at walking speed are at the low end, sounding noise adds outdoors."""
+    cell = Cell(name="hall", scenario="umi")
+    late, ideal = (tracing.make("umi", cell=cell, ues=10, snapshots=3, seed=2, csi=csi) for csi in ("sounded", "ideal"))
+    assert (late.snr_up_db == ideal.snr_up_db).all()  # the same channels
+    lost_db = (ideal.snr_down_db.astype(float) - late.snr_down_db).mean(axis=(0, 1))
+    assert 0.5 < lost_db.mean() < 4
 
 
 @needs_sionna

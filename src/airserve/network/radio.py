@@ -38,6 +38,11 @@ class Trace:
     snr_up_db: Array  # int8 (ue, snapshot, 2): when 1 or 2 layers are sent
     position_m: Array  # float32 (ue, 3)
     made_by: dict[str, Any]  # parameters, seed, versions
+    # What older traces do not have is None:
+    coupling_loss_db: Array | None = None  # uint8 (ue, snapshot, cell); the own cell first, 255: too weak to count
+    cell_position_m: Array | None = None  # float32 (cell, 3)
+    direction: Array | None = None  # int8 (ue, snapshot, 2, port, 2): real and imaginary part, see `directions`
+    snr_direction_db: Array | None = None  # int8 (ue, snapshot, 2): when all power goes in one of them
 
     @property
     def positions(self) -> int:
@@ -47,6 +52,30 @@ class Trace:
     @property
     def snapshots(self) -> int:
         return int(self.snr_down_db.shape[1])
+
+    def directions(self) -> Array:
+        """The two transmit directions of most power, the strongest first: complex64 (ue, snapshot, 2, port), unit vectors.
+
+        They are of the whole band and of the channel as it is; what a base station knows is as old as its sounding,
+        so take those of an earlier snapshot for a precoder. Raises `TraceError` for a trace without them.
+
+        >>> hall = load(Cell(name="hall")).directions()
+        >>> bool(np.allclose(np.linalg.norm(hall, axis=-1), 1))
+        True
+        """
+        if self.direction is None:
+            raise TraceError(
+                f"this trace of {self.scenario} has no transmit directions; make it again with `airserve traces`."
+            )
+        parts = self.direction.astype(np.float32)
+        vectors = parts[..., 0] + 1j * parts[..., 1]
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+
+
+ARRAYS = (
+    "snr_down_db", "snr_up_db", "position_m", "coupling_loss_db", "cell_position_m", "direction", "snr_direction_db",
+)  # fmt: skip
+LATER = ARRAYS[3:]  # that traces made before did not have
 
 
 def file_name(cell: Cell) -> str:
@@ -99,15 +128,14 @@ def read(path: Path) -> Trace:
             trace = Trace(
                 str(file["scenario"]),
                 float(file["snapshot_s"]),
-                file["snr_down_db"],
-                file["snr_up_db"],
-                file["position_m"],
-                json.loads(str(file["made_by"])),
+                made_by=json.loads(str(file["made_by"])),
+                **{name: file[name] for name in ARRAYS if name in file or name not in LATER},
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = str(error)[:80]
         raise TraceError(f"{path} is not a radio trace ({reason}); make it again with `airserve traces`.") from None
-    shapes = {array.shape[:2] for array in (trace.snr_down_db, trace.snr_up_db)}
+    rows = (getattr(trace, name) for name in ARRAYS if not name.endswith("position_m"))
+    shapes = {array.shape[:2] for array in rows if array is not None}
     if shapes != {(trace.positions, trace.snapshots)}:
         raise TraceError(f"{path} holds arrays that do not fit together; make it again with `airserve traces`.")
     return trace
@@ -165,8 +193,10 @@ def _rescaled(trace: Trace, cell: Cell) -> Trace:
     made = trace.made_by
     made_hz = resource_blocks(cell.carrier_ghz, made["scs_khz"])[made["bandwidth_mhz"]] * made["scs_khz"]
     shift_db = 10 * np.log10(made_hz / (cell.prbs * cell.scs_khz))
-    down, up = (
-        np.clip(np.rint(snr + shift_db), -128, 127).astype(np.int8) for snr in (trace.snr_down_db, trace.snr_up_db)
-    )
+    shifted = {
+        name: np.clip(np.rint(snr_db + shift_db), -128, 127).astype(np.int8)
+        for name in ("snr_down_db", "snr_up_db", "snr_direction_db")
+        if (snr_db := getattr(trace, name)) is not None
+    }
     note = {"rescaled_to_mhz": cell.bandwidth_mhz, "rescaled_by_db": round(float(shift_db), 2)}
-    return replace(trace, snr_down_db=down, snr_up_db=up, made_by={**made, **note})
+    return replace(trace, **shifted, made_by={**made, **note})

@@ -1,9 +1,10 @@
-"""Radio traces from TR 38.901 channels, made offline with Sionna (extra `radio`): one base station, no neighbours.
+"""Radio traces from TR 38.901 channels, made offline with Sionna (extra `radio`), for one base station.
 
-What is modelled: path loss, shadowing and fading of TR 38.901; per RBG of 16 PRBs a downlink precoder from an
-uplink sounding that is 20 ms old and noisy (TDD reciprocity), the wideband codebook of TS 38.211 6.3.1.5 in the
-uplink, MMSE receivers that know their channel. Effective SNR over RBGs and layers is by mutual information (RBIR,
-IEEE 802.16m evaluation methodology 4.3.2). What is not: interference, moving scatterers, errors of calibration.
+The SNR is without neighbours; the coupling loss to these is stored beside it. What is modelled: path loss, shadowing
+and fading of TR 38.901; per RBG of 16 PRBs a downlink precoder from an uplink sounding that is 20 ms old and noisy
+(TDD reciprocity), the wideband codebook of TS 38.211 6.3.1.5 in the uplink, MMSE receivers that know their channel.
+Effective SNR over RBGs and layers is by mutual information (RBIR, IEEE 802.16m evaluation methodology 4.3.2). What is
+not: moving scatterers, errors of calibration.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airserve.model import Array
+from airserve.network.coupling import cell_gains, coupling_loss_db
+from airserve.network.layout import HALLS, cells, drop
 from airserve.network.link import EVM
-from airserve.network.radio import Trace, TraceError, file_name, trace_folder
+from airserve.network.parts import Part
+from airserve.network.radio import ARRAYS, Trace, TraceError, file_name, trace_folder
 from airserve.network.topology import Cell
 
 UE_POWER_DBM = 23.0  # power class 3, TS 38.101-1 6.2.1
@@ -44,26 +47,6 @@ CODEBOOK_1 = np.array([[1, 0], [0, 1], [1, 1], [1, -1], [1, 1j], [1, -1j]])[:, :
 CODEBOOK_2 = np.array([np.sqrt(2) * np.eye(2), [[1, 1], [1, -1]], [[1, 1], [1j, -1j]]]) / 2
 
 
-@dataclass(frozen=True)
-class Hall:
-    """A factory hall (TR 38.901 Table 7.8-7) or office floor (Table 7.8-1).
-
-    Its one base station is at the middle of a short wall and looks at the middle of the floor.
-    """
-
-    length_m: float
-    width_m: float
-    gnb_height_m: float
-    ue_height_m: float = 1.5
-
-
-HALLS = {
-    "inf-sl": Hall(120, 60, 1.5),
-    "inf-dh": Hall(120, 60, 8.0),
-    "inf-dl": Hall(300, 150, 1.5),
-    "inf-sh": Hall(300, 150, 8.0),
-    "inh": Hall(120, 50, 3.0, ue_height_m=1.0),
-}
 # TR 38.901 Table 7.8-1, below 6 GHz; InF as InH, and RMa as in ITU-R M.2412 Table 8-4
 GNB_POWER_DBM = {**dict.fromkeys(HALLS, 24.0), "umi": 44.0, "uma": 49.0, "rma": 49.0}
 
@@ -79,12 +62,14 @@ def make(
     seed: int = 0,
     csi: Literal["sounded", "ideal"] = "sounded",
     progress: Callable[[int, int], None] | None = None,
+    part: Path | None = None,
 ) -> Trace:
     """The radio of UEs dropped at random in a cell; `progress(done, ues)` is called as UEs are done.
 
     A UE keeps its path loss and shadowing and moves through its fading at `speed_ms` metres per second. `csi`:
     the downlink precoder from a sounding 20 ms old and noisy, or (to see the loss) from the channel itself.
-    Shadowing is correlated only among the few UEs that are made at once. Sets Sionna's global seed.
+    Shadowing is correlated only among the few UEs that are made at once. Sets Sionna's global seed. `part`: a file
+    that keeps what is done; a run with the same arguments goes on from it to the same trace, and removes it.
 
     Raises `TraceError` when Sionna is missing or the scenario or an antenna number is not supported.
     """
@@ -99,7 +84,7 @@ def make(
     if scenario not in GNB_POWER_DBM:
         raise TraceError(f"no traces can be made of scenario {scenario!r}; choose {', '.join(GNB_POWER_DBM)}.")
     config.seed = seed
-    topology = _drop(scenario, cell.carrier_ghz * 1e9, ues, speed_ms, seed)
+    topology = drop(scenario, cell.carrier_ghz * 1e9, ues, speed_ms, seed)
     subcarriers, scs_hz = cell.prbs * 12, cell.scs_khz * 1e3
     rbgs = -(-cell.prbs // RBG_PRBS)
     frequencies = torch.tensor((np.arange(rbgs) - (rbgs - 1) / 2) * RBG_PRBS * 12 * scs_hz, dtype=torch.float32)
@@ -110,12 +95,20 @@ def make(
             (UE_POWER_DBM, GNB_NOISE_FIGURE_DB),
         )
     )
+    made_by = {
+        "carrier_ghz": cell.carrier_ghz, "bandwidth_mhz": cell.bandwidth_mhz, "scs_khz": cell.scs_khz,
+        "gnb_ports": cell.gnb_ports, "ue_antennas": cell.ue_antennas, "speed_ms": speed_ms, "seed": seed, "csi": csi,
+        "gnb_power_dbm": GNB_POWER_DBM[scenario], "ue_power_dbm": UE_POWER_DBM,
+        "gnb_noise_figure_db": GNB_NOISE_FIGURE_DB, "ue_noise_figure_db": UE_NOISE_FIGURE_DB,
+        "gnb_position_m": topology["bs_loc"][0, 0].tolist(), "channel": "TR 38.901, interference left to the user",
+        "versions": {name: version(name) for name in ("airserve", "sionna-no-rt", "torch", "numpy")},
+    }  # fmt: skip
     rng = np.random.default_rng([seed, 1])
     age = max(1, round(SOUNDING_AGE_S / snapshot_s))  # in snapshots
     step = max(1, CHANNELS_AT_ONCE // (cell.gnb_ports * cell.ue_antennas * (snapshots + age)))
-    down, up = [], []
+    done = Part(part, json.dumps([scenario, ues, snapshots, snapshot_s, made_by]), rng)
     with torch.no_grad():
-        for first in range(0, ues, step):
+        for first in range(len(done), ues, step):
             some = slice(first, min(ues, first + step))
             model, sending = _channel(scenario, cell)
             model.set_topology(**{key: value[:, some] if key in PER_UE else value for key, value in topology.items()})
@@ -124,20 +117,28 @@ def make(
             h = response.permute(0, 3, 4, 1, 2).numpy().astype(np.complex128)
             old, now = h[:, :-age], h[:, age:]
             known = now if csi == "ideal" else _sounded(old, up_gain * SOUNDING_GAIN, rng)
-            down.append(_downlink_db(now, known, down_gain))
-            up.append(_uplink_db(now[..., sending, :], old[..., sending, :], up_gain))
+            done.add(
+                snr_down_db=_downlink_db(now, known, down_gain),
+                snr_up_db=_uplink_db(now[..., sending, :], old[..., sending, :], up_gain),
+                gain=(np.abs(now) ** 2).mean(axis=(2, 3, 4)),
+                outdoor_los=model._scenario.outdoor_los[0, 0].numpy(),
+                indoor_m=model._scenario.distance_2d_in[0, 0].numpy(),
+                **_directions(now, down_gain),
+            )
             if progress:
                 progress(some.stop, ues)
-    made_by = {
-        "carrier_ghz": cell.carrier_ghz, "bandwidth_mhz": cell.bandwidth_mhz, "scs_khz": cell.scs_khz,
-        "gnb_ports": cell.gnb_ports, "ue_antennas": cell.ue_antennas, "speed_ms": speed_ms, "seed": seed, "csi": csi,
-        "gnb_power_dbm": GNB_POWER_DBM[scenario], "ue_power_dbm": UE_POWER_DBM,
-        "gnb_noise_figure_db": GNB_NOISE_FIGURE_DB, "ue_noise_figure_db": UE_NOISE_FIGURE_DB,
-        "gnb_position_m": topology["bs_loc"][0, 0].tolist(), "channel": "TR 38.901, one cell, no interference",
-        "versions": {name: version(name) for name in ("airserve", "sionna-no-rt", "torch", "numpy")},
-    }  # fmt: skip
-    position_m = topology["ut_loc"][0].numpy().astype(np.float32)
-    return Trace(scenario, snapshot_s, np.concatenate(down), np.concatenate(up), position_m, made_by)
+        found = done.rows
+        gains = cell_gains(
+            scenario, lambda pattern: _channel(scenario, cell, pattern)[0], topology, found.pop("gain"),
+            outdoor_los=found.pop("outdoor_los"), indoor_m=found.pop("indoor_m"), snapshot_s=snapshot_s, seed=seed,
+        )  # fmt: skip
+    places, _ = cells(scenario, topology["bs_loc"][0, 0].numpy(), topology["bs_orientations"][0, 0].numpy())
+    done.close()
+    return Trace(
+        scenario, snapshot_s,
+        position_m=topology["ut_loc"][0].numpy().astype(np.float32), made_by=made_by,
+        coupling_loss_db=coupling_loss_db(gains), cell_position_m=places.astype(np.float32), **found,
+    )  # fmt: skip
 
 
 def make_for(
@@ -145,6 +146,8 @@ def make_for(
     *,
     ues: int = 50,
     snapshots: int = 100,
+    snapshot_s: float = 0.01,
+    speed_ms: float = 0.83,
     seed: int = 1,
     home: Path | None = None,
     **cell: Any,
@@ -152,13 +155,14 @@ def make_for(
     """Make the trace of a scenario and keep it where `radio.load` finds it; the path of the file.
 
     `cell` sets other keys of the cell: carrier_ghz, bandwidth_mhz, scs_khz, gnb_ports, ue_antennas. Shows a
-    progress bar on a terminal. Stopped before its end, it leaves no file.
+    progress bar on a terminal. Stopped before its end, it goes on from there when it is called again.
     """
     try:
         described = Cell.model_validate({"name": "cell", "scenario": scenario, **cell})
     except ValidationError as error:
         first = error.errors()[0]
         raise TraceError(f"{'.'.join(map(str, first['loc'])) or 'cell'} {first['input']}: {first['msg']}.") from None
+    path = trace_folder(home) / file_name(described)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(f"radio of {ues} UEs, {scenario}", total=ues)
         trace = make(
@@ -166,10 +170,12 @@ def make_for(
             cell=described,
             ues=ues,
             snapshots=snapshots,
+            snapshot_s=snapshot_s,
+            speed_ms=speed_ms,
             seed=seed,
             progress=lambda done, _: bar.update(task, completed=done),
+            part=path.with_suffix(".part"),
         )
-    path = trace_folder(home) / file_name(described)
     save(trace, path)
     return path
 
@@ -184,10 +190,8 @@ def save(trace: Trace, path: Path) -> None:
                 file,
                 scenario=np.array(trace.scenario),
                 snapshot_s=np.array(trace.snapshot_s),
-                snr_down_db=trace.snr_down_db,
-                snr_up_db=trace.snr_up_db,
-                position_m=trace.position_m,
                 made_by=np.array(json.dumps(trace.made_by)),
+                **{name: array for name in ARRAYS if (array := getattr(trace, name)) is not None},
             )
         os.chmod(name, 0o644)  # mkstemp makes it private
         os.replace(name, path)
@@ -199,46 +203,11 @@ def save(trace: Trace, path: Path) -> None:
 PER_UE = {"ut_loc", "ut_orientations", "ut_velocities", "in_state"}
 
 
-def _drop(scenario: str, carrier_hz: float, ues: int, speed_ms: float, seed: int) -> dict[str, Any]:
-    """Where base station and UEs are, as Sionna's `set_topology` takes it: tensors of shape (1, ue or 1, ...)."""
-    import torch
+def _channel(scenario: str, cell: Cell, single: str = "") -> tuple[Any, list[int]]:
+    """Sionna's channel model of a scenario, and the UE antennas that send: one of each polarization.
 
-    rng = np.random.default_rng([seed, 0])
-    heading = rng.uniform(0, 2 * np.pi, ues)
-    velocity = speed_ms * np.stack([np.cos(heading), np.sin(heading), 0 * heading], -1)
-    turned = np.stack([rng.uniform(0, 2 * np.pi, ues), np.zeros(ues), np.zeros(ues)], -1)
-    if scenario in HALLS:
-        hall = HALLS[scenario]
-        place = np.stack(
-            [
-                rng.uniform(1, hall.length_m, ues),  # at least 1 m from the wall of the base station
-                rng.uniform(0, hall.width_m, ues),
-                np.full(ues, hall.ue_height_m),
-            ],
-            -1,
-        )
-        gnb = np.array([[0, hall.width_m / 2, hall.gnb_height_m]])
-        tilt = np.arctan2(hall.gnb_height_m - hall.ue_height_m, hall.length_m / 2)  # at the middle of the hall
-        boresight, indoor = np.array([[0, tilt, 0]]), np.ones(ues, bool)
-    else:
-        from sionna.sys import gen_tr38901_multicell_topology
-
-        drop = gen_tr38901_multicell_topology(scenario, 1, ues, carrier_hz, num_rings=0)  # 3 sectors: keep the first
-        place, gnb, boresight = drop[0][0, :ues].numpy(), drop[1][0, :1].numpy(), drop[3][0, :1].numpy()
-        indoor = drop[5][0, :ues].numpy()
-
-    def tensor(array: Array) -> Any:
-        return torch.tensor(array[None], dtype=torch.bool if array.dtype == bool else torch.float32)
-
-    return {
-        "ut_loc": tensor(place), "bs_loc": tensor(gnb), "ut_orientations": tensor(turned),
-        "bs_orientations": tensor(boresight), "ut_velocities": tensor(velocity), "in_state": tensor(indoor),
-        "los": "random",
-    }  # fmt: skip
-
-
-def _channel(scenario: str, cell: Cell) -> tuple[Any, list[int]]:
-    """Sionna's channel model of a scenario, and the UE antennas that send: one of each polarization."""
+    `single`: one element of that pattern in each polarization at the base station, and two antennas at the UE.
+    """
     from sionna.phy.channel.tr38901 import InF, InH, PanelArray, RMa, UMa, UMi
 
     def array(antennas: int, rows: int, **pattern: str) -> Any:
@@ -252,12 +221,13 @@ def _channel(scenario: str, cell: Cell) -> tuple[Any, list[int]]:
             **pattern,
         )
 
-    pairs = max(1, cell.gnb_ports // 2)
+    ports, antennas = (2, 2) if single else (cell.gnb_ports, cell.ue_antennas)
+    pairs = max(1, ports // 2)
     rows = max(n for n in range(1, int(np.sqrt(pairs)) + 1) if pairs % n == 0)
-    crossed, upright = ("V", "V") if cell.gnb_ports == 1 else ("cross", "VH")
-    gnb = array(cell.gnb_ports, rows, polarization_type=crossed, antenna_pattern="38.901")
-    ue = array(cell.ue_antennas, 1, polarization_type="V" if cell.ue_antennas == 1 else upright, antenna_pattern="omni")
-    sending = [0] if cell.ue_antennas == 1 else [int(ue.ant_ind_pol1[0]), int(ue.ant_ind_pol2[0])]
+    crossed, upright = ("V", "V") if ports == 1 else ("cross", "VH")
+    gnb = array(ports, rows, polarization_type=crossed, antenna_pattern=single or "38.901")
+    ue = array(antennas, 1, polarization_type="V" if antennas == 1 else upright, antenna_pattern="omni")
+    sending = [0] if antennas == 1 else [int(ue.ant_ind_pol1[0]), int(ue.ant_ind_pol2[0])]
     carrier_hz = cell.carrier_ghz * 1e9
     ends: dict[str, Any] = {"ut_array": ue, "bs_array": gnb, "direction": "downlink"}
     match scenario:
@@ -290,6 +260,25 @@ def _downlink_db(h: Array, known: Array, gain: float) -> Array:
     most = min(LAYERS_DOWN, *h.shape[-2:])
     seen = h @ directions[..., :most]
     return np.stack([_effective_db(_mmse_snr(seen[..., :r], gain / r)) for r in range(1, most + 1)], -1)
+
+
+def _directions(h: Array, gain: float) -> dict[str, Array]:
+    """The two transmit directions of most power, over the band, of channels (ue, snapshot, rbg, ue ant, port).
+
+    `direction`: int8 (ue, snapshot, 2, port, 2), parts of unit vectors in steps of a 127th of their largest; and
+    `snr_direction_db`: int8 (ue, snapshot, 2), when all power goes that way and all UE antennas listen.
+    """
+    flat = h.reshape(*h.shape[:2], -1, h.shape[-1])
+    power, vectors = np.linalg.eigh(_h(flat) @ flat / h.shape[2])
+    power, vectors = power[..., :-3:-1], np.swapaxes(vectors[..., :-3:-1], -1, -2)  # the strongest first
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(-1)[..., None], -1)
+    vectors = vectors * largest.conj() / np.abs(largest) ** 2  # its largest entry is 1: a phase says nothing
+    parts = np.stack([vectors.real, vectors.imag], -1)
+    snr_db = 10 * np.log10(np.maximum(gain * power, 1e-6))
+    return {
+        "direction": np.rint(127 * parts).astype(np.int8),
+        "snr_direction_db": np.clip(np.rint(snr_db), -40, 80).astype(np.int8),
+    }
 
 
 def _uplink_db(h: Array, known: Array, gain: float) -> Array:
