@@ -112,6 +112,6 @@ def block_bits(elements: int, prbs: int, mcs: int, layers: int) -> int:
 
 
 @inner
-def bler_at(snr: float, mcs: int) -> float:
-    """Probability that a block is not decoded at a linear SNR per layer."""
-    return float(link.bler(10 * log10(snr), mcs))
+def bler_at(snr: float, mcs: int, bits: int) -> float:
+    """Probability that a transport block of some bits is not decoded at a linear SNR per layer."""
+    return float(link.bler(10 * log10(snr), mcs, bits))

@@ -70,6 +70,7 @@ BLOCK = np.dtype(
         ("prbs", "i8"),
         ("mcs", "i8"),
         ("layers", "i8"),
+        ("bits", "i8"),  # of the transport block, padding included
         ("snr", "f8"),  # linear, summed over the attempts: chase combining
         ("decoded", "i8"),
         ("report", "i8"),  # up: buffer status report, as an end in the stream

@@ -61,7 +61,7 @@ def transmit(s: State, c: Config, b: int) -> None:
     if first:
         block.sent = slot
     block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot), block.prbs) / 10)
-    block.decoded = uniform(s) >= bler_at(block.snr, block.mcs)
+    block.decoded = uniform(s) >= bler_at(block.snr, block.mcs, block.bits)
     s.n[N.blocks if first else N.resent] += 1
     if not block.decoded and first:
         s.n[N.failed] += 1

@@ -1,10 +1,15 @@
-"""What a radio link carries: transport blocks, peak rates and block errors. TS 38.214 5.1.3, TS 38.306 4.1.2."""
+"""What a radio link carries: transport blocks, peak rates and block errors.
+
+TS 38.214 5.1.3 (transport blocks), TS 38.212 5.2.2 (code blocks), TS 38.306 4.1.2 (peak rates); block errors from
+simulations of the LDPC code, network/tables/ts38212_ldpc_awgn.json.
+"""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from math import ceil, floor, log2, log10
+from math import ceil, erfc, exp, floor, log, log2, log10, pi, sqrt
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +20,9 @@ from airserve.network.jit import njit
 Direction = Literal["up", "down"]
 
 EVM = 0.035  # of 256QAM, at most: TS 38.101-1 6.4.2 for devices, TS 38.104 6.5.2 for base stations
-BLER_AT_THRESHOLD = 0.1
-DECADES_PER_DB = 2.0  # steepness of the waterfall
 BLER_FLOOR = 1e-6
+TAIL = 1e-2  # below this BLER of a code block, log BLER goes on straight: no table has counted enough errors there
+REFERENCE_BITS = 2000  # of the code block for which an MCS is chosen
 OVERHEAD = {(1, "down"): 0.14, (2, "down"): 0.18, (1, "up"): 0.08, (2, "up"): 0.10}  # TS 38.306 4.1.2
 
 
@@ -37,39 +42,87 @@ def mcs_table(index: Literal[1, 2, 3]) -> tuple[NDArray[np.int64], NDArray[np.fl
     return np.array(table["modulation_order"], np.int64), np.array(table["code_rate_x1024"]) / 1024
 
 
-def gap_db(efficiency: NDArray[np.float64]) -> NDArray[np.float64]:
-    """dB that the LDPC code needs beyond Shannon's bound log2(1 + SNR) for BLER 10 %, by bit/s/Hz.
+def cqi_table(index: Literal[1, 2, 3]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Modulation order and code rate of CQI 1 to 15, TS 38.214 Tables 5.2.2.1-2, -3 and -4.
 
-    Between the simulated points the gap is interpolated; below the first it stays; above the last (256QAM) it
-    goes on with the slope of the last two, about 0.23 dB a bit. Blocks of 2,000 bits: short blocks need more.
-
-    >>> gap_db(np.array([5.332])).round(2)
-    array([2.52])
+    >>> qm, rate = cqi_table(2)
+    >>> round(float(qm[14] * rate[14]), 4)
+    7.4062
     """
-    table = _table("awgn_ldpc_k2000")
-    known = np.array(table["efficiency"])
-    gap = np.array(table["snr_db_at_bler_0_1"]) - 10 * np.log10(2**known - 1)
-    slope = (gap[-1] - gap[-2]) / (known[-1] - known[-2])
-    return np.interp(efficiency, known, gap) + slope * np.maximum(efficiency - known[-1], 0.0)
+    table = _table(f"ts38214_5_2_2_1_{index + 1}")
+    return np.array(table["modulation_order"], np.int64), np.array(table["code_rate_x1024"]) / 1024
+
+
+def waterfalls(index: Literal[1, 2, 3]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Code-block sizes in bits, middles and widths in dB of the BLER curves of an MCS table: three arrays (mcs, size).
+
+    BLER of a code block is Q((SNR - middle) / width), SNR being Es/N0. Sizes ascend, and differ among MCS.
+
+    >>> bits, middle_db, width_db = waterfalls(2)
+    >>> bits[27, -2:].tolist()
+    [2000.0, 8448.0]
+    """
+    curves: dict[tuple[int, float], list[tuple[float, float, float]]] = {}
+    for curve in _table("ts38212_ldpc_awgn")["curves"]:
+        key = curve["modulation_order"], curve["code_rate_x1024"]
+        row = float(curve["code_block_bits"]), float(curve["middle_db"]), float(curve["width_db"])
+        curves.setdefault(key, []).append(row)
+    qm, rate = mcs_table(index)
+    found = np.array([sorted(curves[q, r]) for q, r in zip(qm.tolist(), (rate * 1024).tolist(), strict=True)])
+    bits, middle_db, width_db = np.ascontiguousarray(np.moveaxis(found, -1, 0))
+    return bits, middle_db, width_db
 
 
 QM, RATE = mcs_table(2)
 EFFICIENCY = QM * RATE  # bit/s/Hz of one layer
-THRESHOLD_DB = 10 * np.log10(2**EFFICIENCY - 1) + gap_db(EFFICIENCY)
+BITS, MIDDLE_DB, WIDTH_DB = waterfalls(2)
+SHORTNESS = 1 / np.sqrt(BITS)  # what middles and widths are nearly straight in: Polyanskiy, Poor, Verdu 2010
+TAIL_WIDTHS = -NormalDist().inv_cdf(TAIL)  # how far above the middle the tail begins
+# d ln BLER / d(SNR / width) there: the density of the normal distribution over Q
+TAIL_SLOPE = exp(-(TAIL_WIDTHS**2) / 2) / sqrt(2 * pi) / TAIL
 TBS_BITS = np.array(_table("ts38214_5_1_3_2_1")["tbs_bits"], np.int64)
 
 
-def threshold_db(mcs: int) -> float:
-    """SNR in dB at which a block sent with an MCS of Table 5.1.3.1-2 is lost with probability 10 %.
+def threshold_db(mcs: int, target_bler: float = 0.1, code_block_bits: float = REFERENCE_BITS) -> float:
+    """SNR in dB at which a code block sent with an MCS of Table 5.1.3.1-2 is lost with a probability.
 
     Raises `IndexError` for an MCS outside 0 to 27.
 
     >>> round(threshold_db(20), 1)
-    18.5
+    18.6
     """
-    if not 0 <= mcs < len(THRESHOLD_DB):
-        raise IndexError(f"MCS {mcs} does not exist in TS 38.214 Table 5.1.3.1-2; it has 0 to {len(THRESHOLD_DB) - 1}.")
-    return float(THRESHOLD_DB[mcs])
+    if not 0 <= mcs < len(QM):
+        raise IndexError(f"MCS {mcs} does not exist in TS 38.214 Table 5.1.3.1-2; it has 0 to {len(QM) - 1}.")
+    middle_db, width_db = waterfall(mcs, code_block_bits)
+    if target_bler >= TAIL:
+        return float(middle_db - width_db * NormalDist().inv_cdf(target_bler))
+    return float(middle_db + width_db * (TAIL_WIDTHS + log(TAIL / target_bler) / TAIL_SLOPE))
+
+
+def thresholds_db(target_bler: float) -> NDArray[np.float64]:
+    """`threshold_db` of all MCS of Table 5.1.3.1-2, for code blocks of 2,000 bits: what link adaptation goes by.
+
+    Larger blocks need less, but a transport block has many of them: at the same SNR, blocks of 300 bits to 1 Mbit
+    are lost with probabilities within a factor of some ten of each other, which the outer loop makes up for.
+    """
+    return np.array([threshold_db(mcs, target_bler) for mcs in range(len(QM))])
+
+
+def waterfall(mcs: int, code_block_bits: float) -> tuple[float, float]:
+    """Middle and width in dB of the BLER curve of an MCS of Table 5.1.3.1-2 for code blocks of a size.
+
+    Straight in 1 / sqrt(size) between the sizes of the table, and beyond the smallest; at most the largest counts.
+    """
+    short = max(1 / sqrt(code_block_bits), SHORTNESS[mcs, -1])
+    j = 1
+    while j < SHORTNESS.shape[1] - 1 and short < SHORTNESS[mcs, j]:
+        j += 1
+    part = (short - SHORTNESS[mcs, j]) / (SHORTNESS[mcs, j - 1] - SHORTNESS[mcs, j])
+    middle_db = MIDDLE_DB[mcs, j] + part * (MIDDLE_DB[mcs, j - 1] - MIDDLE_DB[mcs, j])
+    return middle_db, WIDTH_DB[mcs, j] + part * (WIDTH_DB[mcs, j - 1] - WIDTH_DB[mcs, j])
+
+
+_waterfall = njit(waterfall)
 
 
 @njit
@@ -122,27 +175,56 @@ def peak_rate_bps(
 
 
 @njit
-def bler(snr_db: float, mcs: int) -> float:
-    """Probability that the first transmission of a block is lost, at an SNR per layer in dB (EVM applied).
+def code_blocks(bits: int, rate: float) -> tuple[int, int]:
+    """How many code blocks a transport block becomes, and the bits of each with its CRC: TS 38.212 7.2, 5.2.2.
 
-    An approximation: 0.1 at the threshold, and a decade in every half dB, up to 1 and down to 1e-6. LDPC
-    simulations of one code block have 0.3 to 0.9 dB a decade. BLER tables from LDPC simulations will replace it.
+    >>> code_blocks(1081512, rate=948 / 1024)
+    (129, 8408)
+    >>> code_blocks(24, rate=120 / 1024)
+    (1, 40)
+    """
+    whole = bits + (24 if bits > 3824 else 16)
+    small_graph = bits <= 292 or rate <= 0.25 or (bits <= 3824 and rate <= 0.67)
+    largest = 3840 if small_graph else 8448
+    if whole <= largest:
+        return 1, whole
+    blocks = ceil(whole / (largest - 24))
+    return blocks, ceil((whole + 24 * blocks) / blocks)  # whole: TBS are chosen so that it divides
+
+
+@njit
+def code_block_error(snr_db: float, mcs: int, code_block_bits: float) -> float:
+    """Probability that one code block (of bits with CRC) is not decoded, at an SNR per layer in dB (EVM applied).
+
+    Counted with 20 iterations of a boxplus decoder down to about 1e-2, below which log BLER goes on straight.
+
+    >>> round(code_block_error(threshold_db(10, 1e-4), 10, 2000), 6)
+    0.0001
+    """
+    middle_db, width_db = _waterfall(mcs, code_block_bits)
+    widths = (snr_db - middle_db) / width_db
+    if widths <= TAIL_WIDTHS:
+        return 0.5 * erfc(widths * sqrt(0.5))
+    return TAIL * exp(-TAIL_SLOPE * (widths - TAIL_WIDTHS))
+
+
+@njit
+def bler(snr_db: float, mcs: int, bits: int = REFERENCE_BITS - 16) -> float:
+    """Probability that a transport block of some bits is lost, at an SNR per layer in dB (EVM applied).
+
+    It is lost when one of its code blocks is: 1 - (1 - error of one)^blocks, at least 1e-6.
 
     >>> round(bler(threshold_db(10), 10), 3)
     0.1
     """
-    decades = -1.0 - DECADES_PER_DB * (snr_db - THRESHOLD_DB[mcs])
-    return min(1.0, max(BLER_FLOOR, 10.0**decades))
+    blocks, size = code_blocks(bits, RATE[mcs])
+    lost = code_block_error(snr_db, mcs, size)
+    if blocks > 1:
+        lost = 1.0 - (1.0 - lost) ** blocks
+    return max(BLER_FLOOR, lost)
 
 
-@njit
-def margin_db(target_bler: float) -> float:
-    """dB above the threshold at which `bler` is the target; negative for a target above 10 %.
-
-    >>> margin_db(0.01)
-    0.5
-    """
-    return (-1.0 - log10(target_bler)) / DECADES_PER_DB
+THRESHOLD_DB = thresholds_db(0.1)
 
 
 @njit

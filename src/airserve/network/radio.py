@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network.link import EFFICIENCY, THRESHOLD_DB, Direction, margin_db, with_evm_db
+from airserve.network.link import EFFICIENCY, Direction, thresholds_db, with_evm_db
 from airserve.network.topology import Cell, resource_blocks
 
 
@@ -54,7 +54,7 @@ class Trace:
         return int(self.snr_down_db.shape[1])
 
     def directions(self) -> Array:
-        """The two transmit directions of most power, the strongest first: complex64 (ue, snapshot, 2, port), unit vectors.
+        """The two transmit directions of most power, strongest first: unit vectors, complex64 (ue, snapshot, 2, port).
 
         They are of the whole band and of the channel as it is; what a base station knows is as old as its sounding,
         so take those of an earlier snapshot for a precoder. Raises `TraceError` for a trace without them.
@@ -166,7 +166,7 @@ def rates(
     if direction == "up":
         snr_db -= 10 * np.log10(share)
     sinr_db = _with_evm_db(snr_db)
-    mcs = np.searchsorted(THRESHOLD_DB + margin_db(target_bler), sinr_db, side="right") - 1
+    mcs = np.searchsorted(thresholds_db(target_bler), sinr_db, side="right") - 1
     layers = np.arange(1, snr_db.shape[-1] + 1)
     bits = np.where(mcs >= 0, EFFICIENCY[np.maximum(mcs, 0)] * layers, 0.0)
     best = bits.argmax(axis=-1)[..., None]

@@ -248,7 +248,8 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     mcs, layers = flow.mcs, flow.layers
     if flow.direction == UP:
         mcs, layers = choose(s, c, f, prbs)
-    room = block_bits(elements, prbs, mcs, layers) // 8 - BLOCK_OVERHEAD_BYTES
+    bits = block_bits(elements, prbs, mcs, layers)
+    room = bits // 8 - BLOCK_OVERHEAD_BYTES
     if room <= 0 or not announce(s, c, f):
         return 0
     if flow.lost == 0 and flow.sent == flow.enqueued:
@@ -270,6 +271,7 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     flow.average += (end - start) / MEMORY
     block = s.block[b]
     block.flow, block.start, block.end, block.prbs, block.mcs, block.layers = f, start, end, prbs, mcs, layers
+    block.bits = bits
     block.attempts, block.waited, block.snr = 0, 0, 0.0
     if flow.direction == UP:
         block.report = flow.sent + reported(s.levels, flow.enqueued - flow.sent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,17 +15,17 @@ from airserve.network import qos
 Scenario = Literal["umi", "uma", "rma", "inh", "inf-sl", "inf-dl", "inf-sh", "inf-dh"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
 
-PRB_BY_BANDWIDTH = {  # TS 38.101-1 Table 5.3.2-1, FR1, bandwidth in MHz
-    15: {5: 25, 10: 52, 15: 79, 20: 106, 25: 133, 30: 160, 35: 188, 40: 216, 45: 242, 50: 270},
-    30: {5: 11, 10: 24, 15: 38, 20: 51, 25: 65, 30: 78, 35: 92, 40: 106, 45: 119, 50: 133,
-         60: 162, 70: 189, 80: 217, 90: 245, 100: 273},
-    60: {10: 11, 15: 18, 20: 24, 25: 31, 30: 38, 35: 44, 40: 51, 45: 58, 50: 65,
-         60: 79, 70: 93, 80: 107, 90: 121, 100: 135},
-}  # fmt: skip
-PRB_BY_BANDWIDTH_FR2 = {  # TS 38.101-2 Table 5.3.2-1, FR2-1
-    60: {50: 66, 100: 132, 200: 264},
-    120: {50: 32, 100: 66, 200: 132, 400: 264},
-}
+
+def _resource_blocks(frequency_range: str) -> dict[int, dict[int, int]]:
+    text = (files("airserve.network") / "tables" / "ts38101_5_3_2_1.json").read_text("utf-8")
+    return {
+        int(scs_khz): {int(mhz): prbs for mhz, prbs in by_bandwidth.items()}
+        for scs_khz, by_bandwidth in json.loads(text)[frequency_range].items()
+    }
+
+
+PRB_BY_BANDWIDTH = _resource_blocks("fr1")  # by subcarrier spacing in kHz and bandwidth in MHz
+PRB_BY_BANDWIDTH_FR2 = _resource_blocks("fr2")
 FR1_GHZ, FR2_GHZ = (0.41, 7.125), (24.25, 71.0)  # TS 38.104 Table 5.1-1
 SLOT_SYMBOLS = 14
 LEAST_SYMBOLS = 4  # of a direction in a slot, so that control, DM-RS and data find room
