@@ -22,7 +22,7 @@ from airserve.model import ModelError, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.exposing import MEDIA, exposition
 from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
-from airserve.serve.protocols import _http
+from airserve.serve.protocols import _http, _pages
 from airserve.serve.protocols._entry import Entry, Respond, Route, allowed, timeout_s, trace
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
@@ -321,6 +321,7 @@ FIXED: dict[str, tuple[str, Route]] = {
     "/v2/health/ready": ("GET", _always({"ready": True})),
     "/v2/models/stats": ("GET", _all_statistics),
     "/metrics": ("GET", _metrics),
+    **dict.fromkeys(_pages.PATHS, ("GET", _pages.route)),
     "/v2/repository/index": ("POST", _index),
 }
 MODEL: dict[str, tuple[str, Route]] = {
