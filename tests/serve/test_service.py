@@ -47,6 +47,12 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     assert "PIL" not in loaded  # only where a picture is decoded
 
 
+def test_the_way_to_a_service_of_its_own_loads_no_numpy():
+    code = "import sys, airserve.serve.starting; print('numpy' in sys.modules, 'onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [

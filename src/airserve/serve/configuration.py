@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from airserve.contract import from_plain
 from airserve.errors import UserError
 
 
@@ -62,6 +61,8 @@ def loopback(host: str) -> bool:
 
 def read(path: Path) -> Configuration:
     """The configuration in a JSON file. Raises `ConfigurationError`."""
+    from airserve.contract import from_plain  # brings numpy, which the command line does without
+
     try:
         return from_plain(Configuration, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

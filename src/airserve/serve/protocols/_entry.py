@@ -23,7 +23,18 @@ REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 class Entry:
     """The way of requests with one header. Raises `Unauthorized`, `Forbidden`, and what its route raises."""
 
-    __slots__ = ("_admitted", "_echo", "_failed", "_guard", "_limited", "_respond", "_worker", "generation", "until_s")
+    __slots__ = (
+        "_admitted",
+        "_echo",
+        "_failed",
+        "_guard",
+        "_limited",
+        "_respond",
+        "_worker",
+        "answer",
+        "generation",
+        "until_s",
+    )
 
     def __init__(
         self,
@@ -47,9 +58,10 @@ class Entry:
         identity = head.headers.get(b"x-request-id", b"")
         self._echo = b"\r\nX-Request-Id: " + identity if REQUEST_ID.fullmatch(identity) else b""
 
-    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
-        if not self._echo:
-            return self._limit(body, arrived_s) if self._limited else self._respond(body, arrived_s)
+        plain = self._respond if not self._limited else self._limit
+        self.answer: Respond = plain if not self._echo else self._echoed  # to a request with this header
+
+    def _echoed(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
         try:
             answer = self._limit(body, arrived_s)
         except Exception as error:

@@ -69,7 +69,7 @@ async def listen(
         entry = head.memo
         if entry is None or entry.generation != service.generation or arrived_s > entry.until_s:
             entry = head.memo = Entry(service, guard, head, find, error_response)
-        return entry(body, arrived_s)  # type: ignore[no-any-return]
+        return entry.answer(body, arrived_s)  # type: ignore[no-any-return]
 
     def find(head: _http.Head) -> Route:
         method, route = _find(head.path)
