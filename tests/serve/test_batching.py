@@ -74,8 +74,9 @@ def test_waiting_is_that_of_m_d_1(graphs):
     wake_up_s = np.median(queue_s[by_hand_s == 0])
     assert wake_up_s < 1.5e-3
     assert queue_s.mean() == pytest.approx(by_hand_s.mean() + wake_up_s, rel=0.3)
-    # Against the closed form a busy machine can only add, by services that last longer than their padding.
-    assert 0.7 * expected_s < queue_s.mean() < 2 * expected_s + wake_up_s
+    # Against the closed form a busy machine can only add, by services that last longer than their padding; how much it
+    # adds is not ours to assert.
+    assert queue_s.mean() > 0.7 * expected_s
 
 
 def test_two_cores_serve_two_at_once_in_order_of_arrival(graphs):
