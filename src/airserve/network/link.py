@@ -77,6 +77,9 @@ QM, RATE = mcs_table(2)
 EFFICIENCY = QM * RATE  # bit/s/Hz of one layer
 BITS, MIDDLE_DB, WIDTH_DB = waterfalls(2)
 SHORTNESS = 1 / np.sqrt(BITS)  # what middles and widths are nearly straight in: Polyanskiy, Poor, Verdu 2010
+SLOPE_DB, SLOPE_WIDTH_DB = (
+    np.diff(curve, axis=1) / np.diff(SHORTNESS, axis=1) for curve in (MIDDLE_DB, WIDTH_DB)
+)  # of each segment between two sizes
 TAIL_WIDTHS = -NormalDist().inv_cdf(TAIL)  # how far above the middle the tail begins
 # d ln BLER / d(SNR / width) there: the density of the normal distribution over Q
 TAIL_SLOPE = exp(-(TAIL_WIDTHS**2) / 2) / sqrt(2 * pi) / TAIL
@@ -114,12 +117,11 @@ def waterfall(mcs: int, code_block_bits: float) -> tuple[float, float]:
     Straight in 1 / sqrt(size) between the sizes of the table, and beyond the smallest; at most the largest counts.
     """
     short = max(1 / sqrt(code_block_bits), SHORTNESS[mcs, -1])
-    j = 1
-    while j < SHORTNESS.shape[1] - 1 and short < SHORTNESS[mcs, j]:
-        j += 1
-    part = (short - SHORTNESS[mcs, j]) / (SHORTNESS[mcs, j - 1] - SHORTNESS[mcs, j])
-    middle_db = MIDDLE_DB[mcs, j] + part * (MIDDLE_DB[mcs, j - 1] - MIDDLE_DB[mcs, j])
-    return middle_db, WIDTH_DB[mcs, j] + part * (WIDTH_DB[mcs, j - 1] - WIDTH_DB[mcs, j])
+    j = SHORTNESS.shape[1] - 2  # most blocks are of the largest size or nearly
+    while j > 0 and short > SHORTNESS[mcs, j]:
+        j -= 1
+    beyond = short - SHORTNESS[mcs, j]
+    return MIDDLE_DB[mcs, j] + beyond * SLOPE_DB[mcs, j], WIDTH_DB[mcs, j] + beyond * SLOPE_WIDTH_DB[mcs, j]
 
 
 _waterfall = njit(waterfall)
@@ -219,9 +221,11 @@ def bler(snr_db: float, mcs: int, bits: int = REFERENCE_BITS - 16) -> float:
     """
     blocks, size = code_blocks(bits, RATE[mcs])
     lost = code_block_error(snr_db, mcs, size)
+    if blocks * lost <= BLER_FLOOR:
+        return BLER_FLOOR
     if blocks > 1:
         lost = 1.0 - (1.0 - lost) ** blocks
-    return max(BLER_FLOOR, lost)
+    return lost
 
 
 THRESHOLD_DB = thresholds_db(0.1)
