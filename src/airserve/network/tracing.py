@@ -161,7 +161,8 @@ def make_for(
         described = Cell.model_validate({"name": "cell", "scenario": scenario, **cell})
     except ValidationError as error:
         first = error.errors()[0]
-        raise TraceError(f"{'.'.join(map(str, first['loc'])) or 'cell'} {first['input']}: {first['msg']}.") from None
+        what = f"{'.'.join(map(str, first['loc']))} {first['input']}: " if first["loc"] else ""
+        raise TraceError(f"{what}{first['msg'].removeprefix('Value error, ')}.") from None
     path = trace_folder(home) / file_name(described)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(f"radio of {ues} UEs, {scenario}", total=ues)
