@@ -235,7 +235,7 @@ def test_what_cannot_be_made_is_said(tmp_path):
         tracing.make("inf-dh", cell=Cell(name="hall", gnb_ports=3), ues=1)
     with pytest.raises(radio.TraceError, match="scenario moon"):
         tracing.make_for("moon", home=tmp_path)
-    with pytest.raises(radio.TraceError, match="^bandwidth_mhz 33 does not exist at 30 kHz"):
+    with pytest.raises(radio.TraceError, match=r"^bandwidth_mhz 33 does not exist at 30 kHz"):
         tracing.make_for("umi", home=tmp_path, bandwidth_mhz=33)
     with pytest.raises(radio.TraceError, match="choose inf-sl"):
         tracing.make("moon", cell=Cell(name="hall"))
