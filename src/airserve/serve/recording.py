@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from airserve.serve.protocols import _http
+from airserve.serve.protocols._head import Head
 
 requests = logging.getLogger("airserve.requests")
 KEPT = ("method", "path", "status", "ms", "bytes", "request_id", "traceparent", "tenant")
@@ -42,7 +43,7 @@ def record(every_request: bool) -> None:
 def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
     """An `Answer` that logs each request when it is answered."""
 
-    def say(head: _http.Head, response: bytes, arrived_s: float) -> bytes:
+    def say(head: Head, response: bytes, arrived_s: float) -> bytes:
         header = head.headers
         requests.info(
             "request",
@@ -59,14 +60,14 @@ def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
         )
         return response
 
-    async def later(head: _http.Head, waiting: Awaitable[bytes], arrived_s: float) -> bytes:
+    async def later(head: Head, waiting: Awaitable[bytes], arrived_s: float) -> bytes:
         try:
             response = await waiting
         except Exception as error:
             response = failed(error)
         return say(head, response, arrived_s)
 
-    def answered(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def answered(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
         try:
             response = answer(head, body, arrived_s)
         except Exception as error:

@@ -10,10 +10,11 @@ from urllib.parse import unquote
 
 from airserve.serve.guarding import Admitted, Forbidden, Guard
 from airserve.serve.protocols import _http
+from airserve.serve.protocols._head import Head
 from airserve.serve.service import Service
 
 Respond = Callable[[bytes, float], bytes | Awaitable[bytes]]
-Route = Callable[[Service, _http.Head], Respond]  # what answers requests with this header
+Route = Callable[[Service, Head], Respond]  # what answers requests with this header
 OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))  # to whoever asks
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -40,8 +41,8 @@ class Entry:
         self,
         service: Service,
         guard: Guard | None,
-        head: _http.Head,
-        find: Callable[[_http.Head], Route],
+        head: Head,
+        find: Callable[[Head], Route],
         failed: _http.Failed,
     ) -> None:
         self.generation = service.generation
@@ -101,13 +102,13 @@ class Entry:
             return self._named(self._failed(error))
 
 
-def trace(head: _http.Head) -> str:
+def trace(head: Head) -> str:
     """The header lines that let the next site's log name the same request."""
     given = head.headers.get(b"traceparent", b"")
     return f"traceparent: {given.decode()}\r\n" if TRACEPARENT.fullmatch(given) else ""
 
 
-def timeout_s(head: _http.Head) -> float | None:
+def timeout_s(head: Head) -> float | None:
     """How long a client waits, as it or the proxy before it says."""
     for name in (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"):
         given = head.headers.get(name, b"")
@@ -116,7 +117,7 @@ def timeout_s(head: _http.Head) -> float | None:
     return None
 
 
-def allowed(head: _http.Head, model: str) -> bool:
+def allowed(head: Head, model: str) -> bool:
     """Whether the one who sends this header may know of a model."""
     who = head.admitted
     return who is None or not who.tenant.models or model in who.tenant.models

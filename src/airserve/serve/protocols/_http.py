@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import cast, final
 
 import httptools
 
 from airserve import wire
+from airserve.serve.protocols._head import Head, repeatable
 
-AGAIN_LIMIT_BYTES = 4096  # a longer header is parsed each time
 HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
 ONCE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"inference-header-content-length",
@@ -39,24 +39,6 @@ class Limits:
     idle_s: float = 300.0  # between requests
     write_s: float = 30.0  # that a client may leave an answer unread
     linger_s: float = 2.0  # a client that still sends is read for so long, for a reset would take the answer from it
-
-
-@final
-class Head:
-    """A request's line and header. `path` is without the query; `headers` have names in lower case."""
-
-    __slots__ = ("admitted", "again", "headers", "length", "memo", "method", "path", "query")
-
-    def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
-        path, _, query = url.partition(b"?")
-        self.method = method
-        self.path = path.decode("latin-1")
-        self.query = query
-        self.headers = headers
-        self.length = 0  # of the body, where `again` is there
-        self.again = b""  # the bytes that it came as, where the next request may begin with the same
-        self.admitted: Any = None  # who sends it, where that is asked
-        self.memo: Any = None  # for the protocol: what follows from this header
 
 
 # What answers a request: its head, its body, and when its last byte was read, by time.monotonic. A whole HTTP response,
@@ -228,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
         self._feeding = False
         if (heading := self._headings.pop() if self._headings else None) is not None:
-            self._again = _repeatable(heading, data)
+            self._again = repeatable(heading, data)
         if self._state and message == self._message:  # the parser holds a header until it is whole: count what it gets
             limits = self._limits
             self._fed_bytes += len(data)
@@ -407,26 +389,6 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._header_bytes = self._body_bytes = self._fed_bytes = 0
         self._plain = True  # no header was given twice
-
-
-def _repeatable(head: Head, data: bytes) -> Head | None:
-    """The head with its bytes, which `data` begins with, where the same bytes are sure to mean the same again.
-
-    The count of lines proves that the parser saw the header end where it ends here.
-    """
-    end = data.find(b"\r\n\r\n", 0, AGAIN_LIMIT_BYTES) + 4
-    again = data[:end]
-    headers = head.headers
-    if (
-        end < 4
-        or headers.get(b"content-length") != str(head.length).encode()
-        or b"transfer-encoding" in headers
-        or b"expect" in headers
-        or not again.count(b"\n") == again.count(b"\r\n") == again.count(b"\r") == len(headers) + 2
-    ):
-        return None
-    head.again = again
-    return head
 
 
 @final

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 from airserve import wire
-from airserve.serve.protocols import _http
 from airserve.serve.protocols._entry import Respond
+from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._openapi import document
 from airserve.serve.service import Service
 
@@ -59,12 +59,12 @@ def page(described: dict[str, Any]) -> str:
     )
 
 
-def route(_service: Service, head: _http.Head) -> Respond:
+def route(_service: Service, head: Head) -> Respond:
     """Answers requests with this header by the application."""
     return lambda body, arrived_s: call(head, body)
 
 
-async def call(head: _http.Head, body: bytes) -> bytes:
+async def call(head: Head, body: bytes) -> bytes:
     """The application's answer to a request (ASGI 3.0), as a whole HTTP response."""
     app = await asyncio.to_thread(application)  # the first time it is imported, which takes a while
     scope = {

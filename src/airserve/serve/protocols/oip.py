@@ -25,6 +25,7 @@ from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import _http, _pages
 from airserve.serve.protocols._entry import Entry, Respond, Route, allowed, timeout_s, trace
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
+from airserve.serve.protocols._head import Head
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Reply, Service, UnknownEndpoint
@@ -65,13 +66,13 @@ async def listen(
     `wrap` may stand between requests and answers, as a log does.
     """
 
-    def answer(head: _http.Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def answer(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
         entry = head.memo
         if entry is None or entry.generation != service.generation or arrived_s > entry.until_s:
             entry = head.memo = Entry(service, guard, head, find, error_response)
         return entry.answer(body, arrived_s)  # type: ignore[no-any-return]
 
-    def find(head: _http.Head) -> Route:
+    def find(head: Head) -> Route:
         method, route = _find(head.path)
         if head.method != method:
             raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
@@ -119,7 +120,7 @@ class _Infer:
 
     __slots__ = ("_encoding", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace")
 
-    def __init__(self, service: Service, head: _http.Head) -> None:
+    def __init__(self, service: Service, head: Head) -> None:
         self._service = service
         self._served = _model(service, head.path, "/infer")
         self._encoding = head.headers.get(b"content-encoding", b"").decode("latin-1")
@@ -202,12 +203,12 @@ def _always(value: Any) -> Route:
     return lambda service, head: lambda body, arrived_s: answer
 
 
-def _server(service: Service, head: _http.Head) -> Respond:
+def _server(service: Service, head: Head) -> Respond:
     extensions = ["binary_tensor_data", "model_repository", "statistics"]
     return _now(lambda: {"name": "airserve", "version": version_of("airserve"), "extensions": extensions})
 
 
-def _index(service: Service, head: _http.Head) -> Respond:
+def _index(service: Service, head: Head) -> Respond:
     def index(body: bytes, arrived_s: float) -> bytes:
         ready = _object(body).get("ready") is True
         rows = [row for row in service.index() if (row[2] == "READY" or not ready) and allowed(head, row[0])]
@@ -216,7 +217,7 @@ def _index(service: Service, head: _http.Head) -> Respond:
     return index
 
 
-def _change(service: Service, head: _http.Head) -> Respond:
+def _change(service: Service, head: Head) -> Respond:
     """/v2/repository/models/NAME/load or unload."""
     name, _, what = head.path.removeprefix("/v2/repository/models/").rpartition("/")
 
@@ -241,12 +242,12 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _model_ready(service: Service, head: _http.Head) -> Respond:
+def _model_ready(service: Service, head: Head) -> Respond:
     served = _model(service, head.path, "/ready")
     return _now(lambda: {"name": served.name, "version": served.version, "ready": True})
 
 
-def _describe(service: Service, head: _http.Head) -> Respond:
+def _describe(service: Service, head: Head) -> Respond:
     served = _model(service, head.path)
 
     async def describe() -> bytes:
@@ -268,11 +269,11 @@ def _described(tensors: tuple[Tensor, ...]) -> list[dict[str, Any]]:
     return [{"name": t.name, "datatype": DATATYPE[t.dtype], "shape": t.shape} for t in tensors]
 
 
-def _all_statistics(service: Service, head: _http.Head) -> Respond:
+def _all_statistics(service: Service, head: Head) -> Respond:
     return _now(lambda: {"model_stats": [_counted(one) for one in service.served if allowed(head, one.name)]})
 
 
-def _model_statistics(service: Service, head: _http.Head) -> Respond:
+def _model_statistics(service: Service, head: Head) -> Respond:
     served = _model(service, head.path, "/stats")
     return _now(lambda: {"model_stats": [_counted(served)]})
 
@@ -296,7 +297,7 @@ def _counted(served: Served) -> dict[str, Any]:
     }
 
 
-def _metrics(service: Service, head: _http.Head) -> Respond:
+def _metrics(service: Service, head: Head) -> Respond:
     return lambda body, arrived_s: wire.http_response(200, exposition(service), media=MEDIA)
 
 
