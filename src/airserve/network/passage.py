@@ -52,7 +52,8 @@ class Numbers(NamedTuple):
     mark: int = 3  # next mark to be noted
     events: int = 4  # in the heap
     order: int = 5  # of the next event
-    size: int = 6
+    offered: int = 6  # waiting to be given to the MAC
+    size: int = 7
 
 
 M = Numbers()
@@ -70,7 +71,9 @@ class World(NamedTuple):
     connection: Array  # int64 (n,)
     following: Array  # int64 (n, 2): the next request of the connection, by direction
     sender: Array  # transport.SENDER (connections, 2)
-    heap: Array  # EVENT
+    event: Array  # EVENT
+    heap: Array  # int64: places of events, the first to happen first; behind `n[M.events]` the free ones
+    offers: Array  # EVENT: for the MAC, `kind` is the direction
     links: Array  # core.LINK (sites,)
     speed: Array  # float64 (sites,)
     free_s: Array  # float64 (sites, cores): when each is free
@@ -85,14 +88,16 @@ def simulate(s: State, c: Config, w: World, rules: Array, end: int) -> None:
         slot = s.n[N.slot]
         note(s, w, slot)
         while w.n[M.sent] < w.asked.size and visible_slot(c, w.asked[w.n[M.sent]].ready_s) <= slot:
-            begin(s, c, w, rules, w.n[M.sent])
+            begin(c, w, rules, w.n[M.sent])
             w.n[M.sent] += 1
-        while w.n[M.events] > 0 and visible_slot(c, w.heap[0].at_s) <= slot:
-            happen(s, c, w, rules)
+            flush(s, c, w)
+        while w.n[M.events] > 0 and visible_slot(c, w.event[w.heap[0]].at_s) <= slot:
+            happen(w, rules)
+            flush(s, c, w)
         if quiet(s):
             nearest = end if w.n[M.sent] == w.asked.size else visible_slot(c, w.asked[w.n[M.sent]].ready_s)
             if w.n[M.events] > 0:
-                nearest = min(nearest, visible_slot(c, w.heap[0].at_s))
+                nearest = min(nearest, visible_slot(c, w.event[w.heap[0]].at_s))
             s.n[N.slot] = min(nearest, end)
             continue
         step(s, c)
@@ -111,12 +116,6 @@ def note(s: State, w: World, slot: int) -> None:
         w.n[M.mark] += 1
 
 
-@njit
-def note_all(s: State, w: World, end: int) -> None:
-    """Note the marks that are left."""
-    note(s, w, end)
-
-
 @inner
 def named(i: int, what: int, segments: int) -> int:
     """A number that says what a record or an event carries."""
@@ -124,30 +123,47 @@ def named(i: int, what: int, segments: int) -> int:
 
 
 @inner
-def begin(s: State, c: Config, w: World, rules: Array, i: int) -> None:
+def offer(w: World, direction: int, nbytes: int, at_s: float, name: int) -> None:
+    """Have something given to the MAC by `flush`: its code then stands in one place and not in every caller."""
+    one = w.offers[w.n[M.offered]]
+    one.at_s, one.kind, one.id, one.nbytes = at_s, direction, name, nbytes
+    w.n[M.offered] += 1
+
+
+@inner
+def flush(s: State, c: Config, w: World) -> None:
+    """Give the MAC what was offered, in that order."""
+    for k in range(w.n[M.offered]):
+        one = w.offers[k]
+        enqueue(s, c, one.kind * c.ues + w.asked[one.id >> 20].ue, one.nbytes, one.at_s, one.id)
+    w.n[M.offered] = 0
+
+
+@inner
+def begin(c: Config, w: World, rules: Array, i: int) -> None:
     """A device has a request ready for the radio."""
     one = w.asked[i]
     if one.transport <= UDP:
         w.stamps[i, RELEASED_UP] = one.ready_s
-        enqueue(s, c, UP * c.ues + one.ue, one.up, one.ready_s, named(i, MESSAGE, 0))
+        offer(w, UP, one.up, one.ready_s, named(i, MESSAGE, 0))
     elif one.transport == WARM:
         w.connection[i] = one.ue
-        queue(s, c, w, rules, i, UP, one.ready_s)
+        queue(w, rules, i, UP, one.ready_s)
     else:
         w.connection[i] = c.ues + i
         w.rounds[i] = 2 if one.transport == TLS else 1
-        greet(s, c, w, i, one.ready_s)
+        greet(w, i, one.ready_s)
 
 
 @inner
-def greet(s: State, c: Config, w: World, i: int, at_s: float) -> None:
+def greet(w: World, i: int, at_s: float) -> None:
     """The device's part of a round of the handshake."""
     nbytes = HELLO_UP_BYTES if w.asked[i].transport == TLS and w.rounds[i] == 1 else SYN_BYTES
-    enqueue(s, c, UP * c.ues + w.asked[i].ue, nbytes, at_s, named(i, HELLO, 0))
+    offer(w, UP, nbytes, at_s, named(i, HELLO, 0))
 
 
 @inner
-def queue(s: State, c: Config, w: World, rules: Array, i: int, way: int, at_s: float) -> None:
+def queue(w: World, rules: Array, i: int, way: int, at_s: float) -> None:
     """Give a message to the sender of its connection."""
     one = w.sender[w.connection[i], way]
     if one.head < 0:
@@ -156,11 +172,11 @@ def queue(s: State, c: Config, w: World, rules: Array, i: int, way: int, at_s: f
         w.following[one.tail, way] = i
     one.tail = i
     wake(w.sender, w.connection[i], way, at_s)
-    pump(s, c, w, rules, w.connection[i], way, at_s)
+    pump(w, rules, w.connection[i], way, at_s)
 
 
 @inner
-def pump(s: State, c: Config, w: World, rules: Array, k: int, way: int, at_s: float) -> None:
+def pump(w: World, rules: Array, k: int, way: int, at_s: float) -> None:
     """Send what the window of a connection allows."""
     while True:
         one = w.sender[k, way]
@@ -178,7 +194,7 @@ def pump(s: State, c: Config, w: World, rules: Array, k: int, way: int, at_s: fl
             if one.head >= 0:
                 one.left = w.asked[one.head].up if way == UP else w.asked[one.head].down
         if way == UP:
-            enqueue(s, c, UP * c.ues + w.asked[i].ue, nbytes, at_s, named(i, what, segments))
+            offer(w, UP, nbytes, at_s, named(i, what, segments))
         else:
             to_base(w, rules, i, named(i, what, segments), nbytes, at_s)
 
@@ -233,9 +249,9 @@ def delivered(s: State, w: World, rules: Array) -> None:
 
 
 @inner
-def happen(s: State, c: Config, w: World, rules: Array) -> None:
+def happen(w: World, rules: Array) -> None:
     """Handle the first event of the heap."""
-    event = w.heap[0]
+    event = w.event[w.heap[0]]
     at_s, kind, name, nbytes = event.at_s, event.kind, event.id, event.nbytes
     pop(w)
     i, what, segments = name >> 20, name & 255, (name >> 8) & 4095
@@ -246,7 +262,7 @@ def happen(s: State, c: Config, w: World, rules: Array) -> None:
             to_base(w, rules, i, name, reply, at_s)
         elif what == ACK:
             acknowledged(w.sender, w.connection[i], DOWN, segments, at_s)
-            pump(s, c, w, rules, w.connection[i], DOWN, at_s)
+            pump(w, rules, w.connection[i], DOWN, at_s)
         else:
             if what != BURST:
                 seconds = one.site_seconds * w.speed[one.site] / w.speed[w.site[i]]
@@ -260,62 +276,59 @@ def happen(s: State, c: Config, w: World, rules: Array) -> None:
             w.stamps[i, RELEASED_DOWN] = at_s
             to_base(w, rules, i, named(i, MESSAGE, 0), one.down, at_s)
         else:
-            queue(s, c, w, rules, i, DOWN, at_s)
+            queue(w, rules, i, DOWN, at_s)
     elif kind == BASE:
-        enqueue(s, c, DOWN * c.ues + one.ue, nbytes, at_s, name)
+        offer(w, DOWN, nbytes, at_s, name)
     elif what == ACK:
         acknowledged(w.sender, w.connection[i], UP, segments, at_s)
-        pump(s, c, w, rules, w.connection[i], UP, at_s)
+        pump(w, rules, w.connection[i], UP, at_s)
     elif what == HELLO:
         w.rounds[i] -= 1
         if w.rounds[i] > 0:
-            greet(s, c, w, i, at_s)
+            greet(w, i, at_s)
         else:
-            queue(s, c, w, rules, i, UP, at_s)
+            queue(w, rules, i, UP, at_s)
     else:
-        enqueue(s, c, UP * c.ues + one.ue, ack_bytes(segments), at_s, named(i, ACK, segments))
+        offer(w, UP, ack_bytes(segments), at_s, named(i, ACK, segments))
 
 
 @inner
-def before(heap: Array, a: int, b: int) -> bool:
-    return bool(heap[a].at_s < heap[b].at_s or (heap[a].at_s == heap[b].at_s and heap[a].order < heap[b].order))
+def before(w: World, a: int, b: int) -> bool:
+    """Whether the event at one place of the heap comes before that at another."""
+    one, other = w.event[w.heap[a]], w.event[w.heap[b]]
+    return bool(one.at_s < other.at_s or (one.at_s == other.at_s and one.order < other.order))
 
 
 @inner
-def swap(heap: Array, a: int, b: int) -> None:
-    one, other = heap[a], heap[b]
-    one.at_s, other.at_s = other.at_s, one.at_s
-    one.order, other.order = other.order, one.order
-    one.kind, other.kind = other.kind, one.kind
-    one.id, other.id = other.id, one.id
-    one.nbytes, other.nbytes = other.nbytes, one.nbytes
+def swap(w: World, a: int, b: int) -> None:
+    w.heap[a], w.heap[b] = w.heap[b], w.heap[a]
 
 
 @inner
 def push(w: World, at_s: float, kind: int, name: int, nbytes: int) -> None:
     """Put an event into the heap; those of one time come out in the order in which they went in."""
     at = w.n[M.events]
-    event = w.heap[at]
+    event = w.event[w.heap[at]]
     event.at_s, event.order, event.kind, event.id, event.nbytes = at_s, w.n[M.order], kind, name, nbytes
     w.n[M.events] += 1
     w.n[M.order] += 1
-    while at > 0 and before(w.heap, at, (at - 1) // 2):
-        swap(w.heap, at, (at - 1) // 2)
+    while at > 0 and before(w, at, (at - 1) // 2):
+        swap(w, at, (at - 1) // 2)
         at = (at - 1) // 2
 
 
 @inner
 def pop(w: World) -> None:
-    """Take the first event out."""
+    """Take the first event out; its place in `event` is free for the next."""
     w.n[M.events] -= 1
     last, at = w.n[M.events], 0
-    swap(w.heap, 0, last)
+    swap(w, 0, last)
     while True:
         least = at
         for child in (2 * at + 1, 2 * at + 2):
-            if child < last and before(w.heap, child, least):
+            if child < last and before(w, child, least):
                 least = child
         if least == at:
             return
-        swap(w.heap, at, least)
+        swap(w, at, least)
         at = least

@@ -31,7 +31,6 @@ from airserve.network.passage import (
     STARTED,
     M,
     World,
-    note_all,
     simulate,
 )
 from airserve.network.radio import Trace
@@ -134,13 +133,12 @@ def run(
     world = _world(network, config.ues, sent, marks)
     rules = compiled(network, network.rules, [flow.name for flow in flows], warm_s)
     simulate(state, config, world, rules, 0)  # compile, or load, before the clock is read
-    note_all(state, world, 0)
     cpu_s = time.thread_time()
     if control is not None:
         _controlled(network, flows, control, state, config, world, warm_s, np.arange(0, until_s, control_s), end)
     else:
         simulate(state, config, world, rules, end)
-    note_all(state, world, end)
+    world.counts[world.n[M.mark] :] = state.prbs_used, state.nbytes
     cpu_s = time.thread_time() - cpu_s
     check(network.cell.slicing, state.slices, config.prbs)
     stamps, site = np.full((len(asked), STAMPS), np.nan), np.full(len(asked), ANY)
@@ -163,6 +161,7 @@ def run(
 def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
     """Everything at its start; big enough for every burst and acknowledgement of TCP."""
     n, tcp = len(sent), sent["transport"] > transport.UDP
+    events = 2 * (n + _bursts(sent)) + 16
     free_s = np.full((len(network.sites), max(site.cores for site in network.sites)), np.inf)
     for i, site in enumerate(network.sites):
         free_s[i, : site.cores] = 0.0
@@ -176,7 +175,9 @@ def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
         connection=np.zeros(n, np.int64),
         following=np.full((n, 2), -1),
         sender=transport.senders(ues + n if tcp.any() else 1),
-        heap=np.zeros(2 * (n + _bursts(sent)) + 16, EVENT),
+        event=np.zeros(events, EVENT),
+        heap=np.arange(events),
+        offers=np.zeros(n + _bursts(sent) + 16, EVENT),
         links=links(network),
         speed=np.array([site.speed for site in network.sites]),
         free_s=free_s,
