@@ -102,6 +102,9 @@ def test_what_cannot_be_compressed_is_refused(digits: Model, registry: Registry)
     bare = registry.register("bare", digits.path)
     with pytest.raises(UserError, match="bare@1/fp32 has no samples, so int8 can be neither calibrated nor scored"):
         compress(bare, "int8", registry=registry, progress=False)
+    numbers = registry.register("numbers", digits.path, lineage={"classes": []})
+    with pytest.raises(UserError, match="numbers@1/fp32 answers numbers, and a variant is judged"):
+        compress(numbers, "int8", registry=registry, progress=False)
     with pytest.raises(UserError, match="no compressor named 'int9'; perhaps int8"):
         compress(digits, "int9", registry=registry, progress=False)
     small = compress(digits, "int8", registry=registry, progress=False)

@@ -24,6 +24,10 @@ def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False,
     make = compressors[how]
     if model.variant != "fp32":
         raise ModelError(f"{model.reference} is itself a variant; compress {model.name}@{model.version}.")
+    if model.lineage.get("classes") == []:
+        raise ModelError(
+            f"{model.reference} answers numbers, and a variant is judged by its largest output; it runs as it is."
+        )
     if model.samples_path is None:
         raise ModelError(
             f"{model.reference} has no samples, so {how} can be neither calibrated nor scored; "

@@ -14,11 +14,11 @@ from airserve.learn.nets import Form
 class Config:
     width: int = 64  # of a word's vector
     hidden: int = 96
-    dropout: float = 0.4
-    epochs: int = 4
+    dropout: float = 0.5
+    epochs: int = 3
     batch: int = 64
-    rate: float = 3e-3  # peak learning rate
-    decay: float = 1e-2  # weight decay
+    rate: float = 5e-3  # peak learning rate
+    decay: float = 5e-2  # weight decay
 
 
 def build(config: Config, form: Form) -> nn.Module:

@@ -11,7 +11,7 @@ from airserve.learn.nets.resnet8 import Block
 @dataclass(frozen=True)
 class Config:
     width: int = 16  # channels at the first size; each next size has twice as many
-    epochs: int = 4
+    epochs: int = 2
     batch: int = 96
     rate: float = 2e-2  # peak learning rate
     decay: float = 5e-2  # weight decay

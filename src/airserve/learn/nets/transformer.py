@@ -17,7 +17,7 @@ class Config:
     heads: int = 4
     layers: int = 2
     dropout: float = 0.3
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 64
     rate: float = 2e-3  # peak learning rate
     decay: float = 5e-2  # weight decay
