@@ -45,7 +45,7 @@ ROWS = [
     Row("lstm", "tweets", 1),
     Row("gru", "tweets", 1),
     Row("transformer", "tweets", 1),
-    Row("mlp,hidden=64,epochs=6,rate=2e-3", "adult", 3, 0.85),
+    Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3, 0.85),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
 ]
