@@ -137,6 +137,7 @@ def test_a_broken_file_of_r_is_one_sentence(data: Path) -> None:
         (data / "movielens" / name).write_bytes(content)
     with pytest.raises(TaskError, match=r"cannot be read: .*install r-cran-dslabs again"):
         movielens.load()
+    pytest.importorskip("rdata")
     (data / "movielens" / "Rdata.rdx").write_bytes(gzip.compress(b"nothing"))
     with pytest.raises(TaskError, match=r"cannot be read: .*install r-cran-dslabs again"):
         movielens.read(data / "movielens")
