@@ -77,7 +77,7 @@ def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
     found = json.loads(run.stdout)
     (service,) = found["services"]
     assert set(found) == {"services", "slices"}
-    assert set(service) == {"name", "sent", "answered", "latency_ms", "spans_ms"}
+    assert set(service) == {"name", "sent", "answered", "latency_ms", "share_of_p99", "spans_ms"}
     assert set(service["latency_ms"]) == {"p50", "p90", "p99", "max"}
     assert {"kind", "direction", "site", "p50", "p99"} == set(service["spans_ms"][0])
     assert service["sent"] == service["answered"] > 10

@@ -181,14 +181,17 @@ def test_chase_combining_adds_up_snr(network, flat):
     snr_db=st.integers(-12, 12),
     grant=st.sampled_from(["sr", "configured"]),
     status=st.sampled_from(["short", "long", "exact"]),
+    present=st.sampled_from(
+        [{}, {"always_on": False, "inactivity_ms": 25}, {"drx_cycle_ms": 40, "drx_inactivity_ms": 5}]
+    ),
     seed=st.integers(0, 2**32),
 )
-def test_bytes_in_are_bytes_out(network, flat, sizes, snr_db, grant, status, seed):
+def test_bytes_in_are_bytes_out(network, flat, sizes, snr_db, grant, status, present, seed):
     """Whatever is lost on the way: every record arrives, once, whole, in order of its queue, and is counted."""
     rng = np.random.default_rng(seed)
     slices = [{"name": "a", "min": 20, "max": 50}, {"name": "b"}]
     mac = Mac(
-        network(slices, buffer_status=status),
+        network(slices, buffer_status=status, **present),
         [0, 1, 1],
         seed=seed,
         trace=flat(*[snr_db] * 3),

@@ -131,12 +131,28 @@ def test_summary_has_what_simulate_prints(network):
     summary = twin.run(network(sites=(MAST,)), [ask()], until_s=5, seed=1).summary()
     assert set(summary) == {"services", "slices"}
     service = summary["services"][0]
-    assert set(service) == {"name", "sent", "answered", "latency_ms", "spans_ms"}
+    assert set(service) == {"name", "sent", "answered", "latency_ms", "share_of_p99", "spans_ms"}
     latency = service["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
     assert set(service["spans_ms"][0]) == {"kind", "direction", "site", "p50", "p99"}
     assert summary["slices"] == [{"name": "all", **{way: summary["slices"][0][way] for way in ("up", "down")}}]
     assert set(summary["slices"][0]["up"]) == {"share_used", "mbps"}
+
+
+def test_the_share_of_p99_that_absence_has(network, flat):
+    """One request in 20 s from each device, released after 10: random access is in every one, and is most of it."""
+    net = network(sites=(MAST,), always_on=False, inactivity_ms=10_000)
+    rare = ask(rate_hz=0.05, devices=20)
+    outcome = twin.run(net, [rare], until_s=100, seed=1, trace=flat(60), warm_s=25)
+    one, absent_ms = outcome.readings["ask"], outcome.absent_ms["ask"]
+    wait_ms = span(one, "wait", "up")
+    assert (absent_ms[:, 0] <= wait_ms + 1e-6).all()
+    assert np.median(absent_ms[:, 0]) == pytest.approx(9 + 50 + 5, abs=3)
+    shares = outcome.summary()["services"][0]["share_of_p99"]
+    assert 0.8 < shares["access"] < 1
+    assert shares["sleep"] == 0
+    ever = twin.run(network(sites=(MAST,)), [rare], until_s=100, seed=1, trace=flat(60), warm_s=25)
+    assert ever.summary()["services"][0]["share_of_p99"] == {"access": 0.0, "sleep": 0.0}
 
 
 def test_no_requests_no_answers(network):

@@ -7,7 +7,7 @@ delivered when its last byte is. So segmentation and reordering cost nothing per
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ PACKET_OVERHEAD_BYTES = sum(PACKET.values())
 
 # What a transport block waits for; the kind of its next event
 OUTCOME, RESEND, REPORT, LOST, REQUEST = 0, 1, 2, 3, 4
+ACCESS, RESOLVE, CONNECT, WAKE = 6, 7, 8, 9  # of a device, not of a block: see rrc.py
 LOST_DUE = 5  # no event: its bytes wait for a grant
 
 FLOW = np.dtype(
@@ -91,9 +92,25 @@ RECORD = np.dtype(
         ("arrived_s", "f8"),
         ("granted_s", "f8"),
         ("delivered_s", "f8"),
+        ("access_s", "f8"),  # waited for paging and random access
+        ("asleep_s", "f8"),  # waited for an on-duration
         ("start", "i8"),  # in the stream, overheads included
         ("end", "i8"),
         ("next", "i8"),  # in its flow, among the delivered, or among the free
+    ],
+    align=True,
+)
+UE = np.dtype(  # a device as RRC sees it
+    [
+        ("active_at", "i8"),  # slot of its last traffic
+        ("accessing", "i8"),  # being paged, or in random access
+        ("preparing", "i8"),  # slots from there to its connection
+        ("attempts", "i8"),  # preambles of this access
+        ("collided", "i8"),  # the last of them
+        ("paging_offset", "i8"),
+        ("drx_offset", "i8"),
+        ("asleep", "i8"),  # something waits for its next on-duration
+        ("noted", "i8"),  # stands in the calendar
     ],
     align=True,
 )
@@ -119,7 +136,9 @@ class Numbers(NamedTuple):
     given_up: int = 17  # blocks that HARQ gave up and RLC sent again
     requests: int = 18  # scheduling requests
     cces: int = 19  # control channel elements left for grants, in this slot and direction
-    size: int = 20
+    preambles: int = 20  # sent, ever
+    collided: int = 21  # of these, with another's
+    size: int = 22
 
 
 N = Numbers()
@@ -144,6 +163,8 @@ class Config(NamedTuple):
     snapshot: float  # of the radio trace
     rlc_delay: int
     cces: tuple[int, int]  # control channel elements for the grants of a slot, by direction
+    access: Any  # rrc.Access
+    prach_slot: int
     prepare_s: float  # processing before a transmission
     decode_s: float  # and after it
 
@@ -153,12 +174,14 @@ class State(NamedTuple):
 
     n: Array  # int64 (Numbers.size,)
     flow: Array  # FLOW (2 * ues,)
-    block: Array  # BLOCK (blocks + 2 * ues,): the last 2 * ues are the scheduling requests of the flows
+    block: Array  # BLOCK (blocks + 3 * ues,): the last are events of devices (ues) and requests of flows (2 * ues)
     record: Array  # RECORD (records,)
     calendar: Array  # int64 (slots,): list of the blocks with an event in a slot, a ring
     active: Array  # int64 (2, slices): list of the flows with something to grant
     slices: Array  # slicing.SLICE (2, slices): by direction, what the slice policy sees
     pattern: Array  # frame.SLOT (slots of the pattern,)
+    ue: Array  # UE (ues,)
+    preamble: Array  # int64 (preambles, 2): slot in which it was last sent, and by whom
     levels: Array  # int64: of buffer status reports, none where they are exact
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     prbs_used: Array  # int64 (slices, 2)
@@ -208,46 +231,6 @@ def activate(s: State, f: int) -> None:
         flow.next = s.active[flow.direction, flow.slice]
         s.active[flow.direction, flow.slice] = f
         s.n[N.active + flow.direction] += 1
-
-
-@inner
-def enqueue(s: State, c: Config, f: int, nbytes: int, at_s: float, number: int) -> None:
-    """Append a record to a flow in the slot about to be run; uplink: ask for a grant where nothing else will.
-
-    A scheduling request is due when the buffer was empty (TS 38.321 5.4.5: a regular BSR and no UL-SCH resource).
-    A device with a queue needs none: a request, a grant or a report of it is on its way.
-    """
-    flow = s.flow[f]
-    r = s.n[N.free_record]
-    record = s.record[r]
-    s.n[N.free_record] = record.next
-    record.id, record.ue, record.direction, record.nbytes = number, flow.ue, flow.direction, nbytes
-    record.arrived_s, record.granted_s, record.delivered_s = at_s, np.nan, np.nan
-    record.start, record.end, record.next = flow.enqueued, flow.enqueued + wire_bytes(nbytes), NONE
-    empty = flow.sent == flow.enqueued
-    flow.enqueued = record.end
-    if flow.head == NONE:
-        flow.head = r
-    else:
-        s.record[flow.tail].next = r
-    flow.tail = r
-    if flow.unsent == NONE:
-        flow.unsent = r
-    if flow.direction == DOWN or c.configured:
-        flow.known = flow.enqueued
-        activate(s, f)
-    elif empty and not flow.requesting and flow.asked == 0:
-        request(s, c, f)
-
-
-@inner
-def request(s: State, c: Config, f: int) -> None:
-    """Send a scheduling request at the flow's next opportunity; it is decoded one slot later."""
-    flow = s.flow[f]
-    wait = (flow.request_offset - s.n[N.slot]) % c.request_period
-    flow.requesting = 1
-    s.n[N.requests] += 1
-    later(s, s.block.size - s.flow.size + f, uplink_slot_after(s, s.n[N.slot] + wait + 1, c.k2), REQUEST)
 
 
 @inner

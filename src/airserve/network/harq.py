@@ -5,8 +5,6 @@ TS 38.321 5.3.2 and 5.4.2 (HARQ), TS 38.213 9.2.3 (k1), TS 38.322 5.3.2 (RLC AM 
 
 from __future__ import annotations
 
-import numpy as np
-
 from airserve.network.adaptation import bler_at, correct, sinr_db, snr_db
 from airserve.network.buffers import (
     DOWN,
@@ -29,23 +27,14 @@ from airserve.network.buffers import (
     remove_failed,
     uplink_slot_after,
 )
+from airserve.network.generator import uniform
 from airserve.network.jit import inner
+from airserve.network.rrc import progress, stir
 
 PROCESSES = 16  # of a device in a direction
 MAX_ATTEMPTS = 4  # transmissions of a block before HARQ gives it up
 K1_SLOTS = 4  # from PDSCH to its acknowledgement at the earliest
 RLC_DELAY_MS = 40.0  # until RLC sends again what HARQ gave up: t-Reassembly 35 ms and a status report
-
-
-@inner
-def uniform(s: State) -> float:
-    """The next number of [0, 1): xorshift64*, Vigna 2016, arXiv:1402.6246."""
-    x = np.uint64(s.n[N.random])
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    s.n[N.random] = np.int64(x)
-    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @inner
@@ -58,6 +47,7 @@ def transmit(s: State, c: Config, b: int) -> None:
     flow.served = slot
     block.attempts += 1
     first = block.attempts == 1
+    stir(s, c, flow.ue)
     if first:
         block.sent = slot
     block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot), block.prbs) / 10)
@@ -103,6 +93,8 @@ def happen(s: State, c: Config) -> None:
             flow = s.flow[s.block[b].flow]
             flow.requesting, flow.asked = 0, c.request_bytes
             activate(s, s.block[b].flow)
+        else:
+            progress(s, c, s.block[b].flow, kind)
         b = following
 
 

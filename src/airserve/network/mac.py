@@ -15,7 +15,7 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import control, frame, radio, uplink
+from airserve.network import control, frame, radio, rrc, uplink
 from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
 from airserve.network.buffers import (
     BLOCK,
@@ -27,11 +27,11 @@ from airserve.network.buffers import (
     Config,
     N,
     State,
-    enqueue,
     take_done,
     visible_slot,
 )
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
+from airserve.network.intake import enqueue
 from airserve.network.jit import njit
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
@@ -264,6 +264,8 @@ def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant,
         snapshot=trace.snapshot_s / slot_s,
         rlc_delay=round(RLC_DELAY_MS / cell.slot_ms),
         cces=control.shares(cell),
+        access=rrc.access(cell),
+        prach_slot=rrc.prach_slot(cell),
         prepare_s=prepare if processing else 0.0,
         decode_s=decode if processing else 0.0,
     )
@@ -284,8 +286,8 @@ def _state(
     opportunities = uplink.request_slots(network.cell)
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
-    block = np.zeros(blocks + 2 * c.ues, BLOCK)
-    block["flow"][blocks:] = np.arange(2 * c.ues)
+    block = np.zeros(blocks + 3 * c.ues, BLOCK)
+    block["flow"][blocks:] = np.concatenate([np.arange(c.ues), np.arange(2 * c.ues)])
     block["next"] = np.arange(1, len(block) + 1)
     block["next"][blocks - 1] = NONE
     record = np.zeros(records, RECORD)
@@ -294,7 +296,7 @@ def _state(
     n = np.zeros(N.size, np.int64)
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
-    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols)  # of the farthest event
+    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols) + rrc.farthest(c.access)
     return State(
         n=n,
         flow=flow,
@@ -304,6 +306,8 @@ def _state(
         active=np.full((2, c.slices), NONE),
         slices=_slices(network, pattern),
         pattern=pattern,
+        ue=rrc.devices(network.cell, c.ues, rng),
+        preamble=np.full((rrc.PREAMBLES, 2), NONE),
         levels=uplink.levels(network.cell.buffer_status),
         snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
         prbs_used=np.zeros((c.slices, 2), np.int64),

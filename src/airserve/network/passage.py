@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.buffers import DOWN, UP, Config, N, State, enqueue, take_done, visible_slot
+from airserve.network.buffers import DOWN, UP, Config, N, State, take_done, visible_slot
 from airserve.network.core import ANY, DROP, cross, detect
 from airserve.network.headers import PACKET_BYTES
+from airserve.network.intake import enqueue
 from airserve.network.jit import inner, njit
 from airserve.network.scheduler import quiet, step
 from airserve.network.traffic import join
@@ -65,6 +66,7 @@ class World(NamedTuple):
     n: Array  # int64 (Numbers.size,)
     asked: Array  # traffic.REQUEST (n,)
     stamps: Array  # float64 (n, STAMPS), seconds
+    absent_s: Array  # float64 (n, 2, 2): by direction, waited for access and for an on-duration (rrc.py)
     site: Array  # int64 (n,): where the request went; ANY: not known yet
     rule: Array  # int64 (n,): that held, or ANY
     rounds: Array  # int64 (n,): of the handshake still to do
@@ -223,6 +225,10 @@ def delivered(s: State, w: World, rules: Array) -> None:
     """What the MAC has carried goes on its way."""
     record = s.record[take_done(s)]
     i, what, at_s = record.id >> 20, record.id & 255, record.delivered_s
+    if what != ACK:  # bursts of a message wait together
+        absent_s = w.absent_s[i, record.direction]
+        absent_s[0] = max(absent_s[0], record.access_s)
+        absent_s[1] = max(absent_s[1], record.asleep_s)
     if record.direction == DOWN:
         if what in (MESSAGE, LAST):
             w.stamps[i, GRANTED_DOWN], w.stamps[i, DELIVERED_DOWN] = record.granted_s, at_s

@@ -69,7 +69,15 @@ class Cell(Description):
     buffer_status: Literal["short", "long", "exact"] = "short"  # reports: 32 levels, 256, or bytes
     p0_dbm: float = Field(-76.0, ge=-202, le=24)  # uplink power control, TS 38.213 7.1.1; of a PRB at 15 kHz
     alpha: float = Field(1.0, ge=0, le=1)  # part of the path loss that it makes up for
-    prach_period_ms: float = Field(10.0, gt=0)  # of random access, TS 38.211 6.3.3.2
+    always_on: bool = True  # devices stay connected, however long they are silent; else RRC states and random access
+    inactivity_ms: float = Field(10_000.0, gt=0)  # without traffic until a connection is released
+    inactive_ms: float = Field(0.0, ge=0)  # from then on in RRC_INACTIVE, until RRC_IDLE
+    paging_cycle_ms: float = Field(1280.0, gt=0, le=2560)
+    random_access: Literal["4-step", "2-step"] = "4-step"
+    prach_period_ms: float = Field(10.0, gt=0, le=160)  # TS 38.211 6.3.3.2
+    drx_cycle_ms: float = Field(0.0, ge=0, le=10_240)  # 0: devices listen all the time while connected
+    drx_on_ms: float = Field(10.0, gt=0)  # of a cycle
+    drx_inactivity_ms: float = Field(100.0, gt=0)  # without traffic until a device sleeps between on-durations
     reference_signals: bool = True  # SSB, CSI-RS, tracking and PRACH take resource elements
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
     ue_capability: Literal[1, 2] = 1  # processing times of devices, TS 38.214 5.3 and 6.4
@@ -136,6 +144,20 @@ class Cell(Description):
             )
         if self.ue_capability == 2 and self.scs_khz == 120:
             raise ValueError("ue_capability 2 does not exist at 120 kHz (TS 38.214 Table 5.3-2); leave the key out")
+        return self
+
+    @model_validator(mode="after")
+    def _sleep(self) -> Self:
+        if self.drx_cycle_ms and not self.drx_on_ms < self.drx_cycle_ms:
+            raise ValueError(
+                f"drx_on_ms {self.drx_on_ms:g} fills the drx_cycle_ms of {self.drx_cycle_ms:g}: "
+                "a device would never sleep; make the cycle longer, or leave both out"
+            )
+        if not self.always_on and self.drx_cycle_ms >= self.inactivity_ms:
+            raise ValueError(
+                f"drx_cycle_ms {self.drx_cycle_ms:g} is no shorter than inactivity_ms {self.inactivity_ms:g}, "
+                "after which the connection is gone; make it shorter"
+            )
         return self
 
     @property

@@ -41,6 +41,7 @@ from airserve.network.traffic import Flow, requests
 WARM_S = 1.0  # simulated before the first request that counts
 DRAIN_S = 5.0  # after the last request came to the radio: what is open then is not answered
 WAYS = (("up", UP), ("down", DOWN))
+ABSENCES = ("access", "sleep")  # parts of `wait`: for paging and random access, for an on-duration (rrc.py)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Outcome:
     realtime_factor: float  # simulated time by CPU time, compilation aside
     seconds: float  # that the run took
     failed_blocks: float  # part of the transport blocks not decoded at once
+    absent_ms: dict[str, Array]  # by service, (n, 2): what of each request's waits went to `ABSENCES`
     lost: int = 0  # requests that a rule dropped, or that found the queue of a link full
 
     def summary(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class Outcome:
                     f"p{q}" if q < 100 else "max": _number(percentile(one.latency_ms, q)) if len(one.sent_s) else None
                     for q in (50, 90, 99, 100)
                 },
+                "share_of_p99": self._share_of_p99(name),
                 "spans_ms": [
                     {"kind": span.kind, "direction": span.direction, "site": span.site, **_percentiles(one.ms[:, i])}
                     for i, span in enumerate(one.spans)
@@ -81,6 +84,18 @@ class Outcome:
             for one in self.slices
         ]
         return {"services": services, "slices": slices}
+
+    def _share_of_p99(self, name: str) -> dict[str, float | None]:
+        """What part of the latency of requests ranked about the 99th percentile went to each of `ABSENCES`."""
+        latency_ms, absent_ms = self.readings[name].latency_ms, self.absent_ms[name]
+        answered = np.flatnonzero(np.isfinite(latency_ms))
+        order = answered[np.argsort(latency_ms[answered], kind="stable")]
+        at, half = int(0.99 * len(order)), len(order) // 200
+        slow = order[max(0, at - half) : at + half + 1]
+        if not len(slow):
+            return dict.fromkeys(ABSENCES)
+        parts = absent_ms[slow].sum(axis=0) / latency_ms[slow].sum()
+        return {one: round(float(part), 4) for one, part in zip(ABSENCES, parts, strict=True)}
 
 
 def run(
@@ -143,10 +158,14 @@ def run(
     check(network.cell.slicing, state.slices, config.prbs)
     stamps, site = np.full((len(asked), STAMPS), np.nan), np.full(len(asked), ANY)
     stamps[over_air], site[over_air] = world.stamps, world.site
+    absent_s = np.zeros((len(asked), len(ABSENCES)))
+    absent_s[over_air] = world.absent_s.sum(axis=1)
     simulated_s = max(warm_s + until_s, int(state.n[N.slot]) * config.slot_s)
-    readings = {}
+    readings, absent_ms = {}, {}
     for number, flow in enumerate(flows):
-        mine = (asked["flow"] == number) & (asked["sent_s"] >= warm_s)
+        mine = np.flatnonzero((asked["flow"] == number) & (asked["sent_s"] >= warm_s))
+        mine = mine[np.argsort(asked["sent_s"][mine], kind="stable")]
+        absent_ms[flow.name] = 1e3 * absent_s[mine]
         readings[flow.name] = _readings(network, flow, asked[mine], stamps[mine], site[mine], warm_s, bool(control))
     return Outcome(
         readings,
@@ -154,6 +173,7 @@ def run(
         simulated_s / max(cpu_s, 1e-9),
         time.perf_counter() - began_s,
         float(state.n[N.failed] / max(state.n[N.blocks], 1)),
+        absent_ms,
         int(world.n[M.lost]),
     )
 
@@ -169,6 +189,7 @@ def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
         n=np.zeros(M.size, np.int64),
         asked=sent,
         stamps=np.full((n, STAMPS), np.nan),
+        absent_s=np.zeros((n, 2, len(ABSENCES))),
         site=np.full(n, ANY),
         rule=np.full(n, ANY),
         rounds=np.zeros(n, np.int64),
@@ -195,12 +216,10 @@ def _bursts(sent: Array) -> int:
 def _readings(
     network: Network, flow: Flow, asked: Array, stamps: Array, site: Array, warm_s: float, controlled: bool
 ) -> Readings:
-    """Spans of one flow's requests, in order of sending; differences of the stamps, so that they add up.
+    """Spans of one flow's requests, which are in order of sending; differences of the stamps, so that they add up.
 
     Where rules may send requests to several sites, each site has its spans, 0 ms for requests that went elsewhere.
     """
-    order = np.argsort(asked["sent_s"], kind="stable")
-    asked, stamps, site = asked[order], stamps[order], site[order]
     spans: list[Span] = []
     times = [asked["sent_s"]]
 
