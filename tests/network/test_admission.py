@@ -30,7 +30,7 @@ def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, 
     def fits(tenths: int) -> bool:
         return sum(minima) + tenths / 10 <= 100 + 1e-7
 
-    least = next((t for t in range(10_001) if keeps(t, devices)), None)
+    least = next((t for t in range(12_001) if keeps(t, devices)), None)
     most = max((t for t in range(1001) if fits(t)), default=0)
     assert least is not None
     assert share(booking, there) == pytest.approx(least / 10)
