@@ -188,7 +188,7 @@ def simulate(
     html: Annotated[Path | None, typer.Option(help="Write a page with distributions by span and shares.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a description in the twin, faster than real time; the same seed gives the same, to the byte."""
+    """Run a description in the twin; the same seed gives the same, to the byte, but for how fast it ran."""
     from airserve.network import twin
     from airserve.place.description import read
     from airserve.place.planning import flows, known_or_planned
@@ -203,7 +203,7 @@ def simulate(
         promises = {one.name: one.promise.plain() for one in factory.services if one.promise is not None}
         save(contents(_name(file), factory.network, work, outcome, promises, seconds, seed), html)
     if as_json:
-        return show(found)
+        return show({**found, "realtime_factor": round(outcome.realtime_factor, 1)})
     rows(
         ["service", "sent", "answered", "p50 ms", "p90", "p99", "max"],
         [[s["name"], s["sent"], s["answered"], *(_digits(s["latency_ms"][k]) for k in ("p50", "p90", "p99", "max"))]

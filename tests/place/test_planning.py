@@ -19,7 +19,7 @@ from airserve.network import twin
 from airserve.place.bounds import air_ms, bound, dominates, loads, mean_bps, peak_bits, slots_for
 from airserve.place.candidates import PlanError, Weights, candidates, cost, refusals, too_far
 from airserve.place.counting import count_said, most_devices, step
-from airserve.place.description import Factory
+from airserve.place.description import Factory, Service
 from airserve.place.judging import SEARCH, Judge, flows, flows_of, verdict
 from airserve.place.plan import Candidate, Plan
 from airserve.place.planners.exhaustive import choose
@@ -400,6 +400,27 @@ def test_the_break_is_where_the_twin_says(factory: Factory, every: list[Candidat
     assert judge.keeps(count_said(judge, chosen, service, most), ["look"])
     assert not judge.keeps(count_said(judge, chosen, service, most + step(most)), ["look"])
     assert [row[0] for row in points] == sorted(row[0] for row in points)
+
+
+def test_the_control_channel_may_end_before_the_promise(factory: Factory, every: list[Candidate]) -> None:
+    """Answers at once: the PUCCH runs out of scheduling requests first, and another 40 devices hold some of them."""
+    one = next(one for one in every if one.cut == "input" and one.site == "mast")
+    one = replace(one, site_seconds=np.array([1e-6]))
+    cell = factory.network.cell.model_copy(update={"sr_resources": 8})  # in each of 8 uplink slots of a period
+    service = factory.services[0].model_copy(update={"rate_hz": 1.0, "devices": 4})
+    others = Service(
+        name="others", slice=service.slice, devices=40, rate_hz=0.1, bytes_up=100, bytes_down=100, compute_ms=0,
+        site="mast",
+    )  # fmt: skip
+    small = factory.model_copy(
+        update={
+            "network": factory.network.model_copy(update={"cells": (cell,)}),
+            "services": (service, others),
+        }
+    )
+    most, binds, points = most_devices(Judge(small, 0), {"look": one}, service)
+    assert (most, binds) == (24, "scheduling requests on the PUCCH of cell hall: there are 64 for all devices")
+    assert max(row[0] for row in points) == 24
 
 
 def test_devices_alone_do_not_break(factory: Factory, every: list[Candidate]) -> None:

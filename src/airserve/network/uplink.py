@@ -67,14 +67,22 @@ def request_period(cell: Cell) -> int:
     return cycle * max(1, round(cell.sr_period_ms / cell.slot_ms / cycle))
 
 
+def askers(cell: Cell) -> int:
+    """Devices that the PUCCH has scheduling requests for, TS 38.213 9.2.4.
+
+    >>> askers(Cell(name="hall"))
+    1152
+    """
+    return len(request_slots(cell)) * cell.sr_resources
+
+
 def too_many(cell: Cell, ues: int) -> str:
     """A sentence where the PUCCH has no scheduling requests for so many devices, else nothing.
 
     >>> too_many(Cell(name="hall"), 1152)
     ''
     """
-    slots = len(request_slots(cell))
-    there = slots * cell.sr_resources
+    there, slots = askers(cell), len(request_slots(cell))
     if ues <= there:
         return ""
     period_ms = request_period(cell) * cell.slot_ms

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from airserve.contract import Span
 from airserve.network.topology import Network
+from airserve.network.uplink import askers
 from airserve.place.description import Service
 from airserve.place.judging import COUNT, Judge, Said
 from airserve.place.plan import Candidate
@@ -58,17 +59,29 @@ def most_devices(
         said[devices] = count_said(judge, chosen, service, devices)
         return judge.keeps(said[devices], [service.name])
 
+    most, limit = room(judge.factory.network, judge.factory.services, service)
     low, high = 0, service.devices
     while keeps(high):
         low = high
-        if high == MOST:
-            return MOST, f"nothing up to {MOST} devices", _points(service, said)
-        high = min(2 * high, MOST)
+        if high == most:
+            return most, limit, _points(service, said)
+        high = min(2 * high, most)
     while high - low > step(high):
         middle = (low + high) // 2
         low, high = (middle, high) if keeps(middle) else (low, middle)
     calm = said[min(said)]
     return low, binding(judge.factory.network, service, calm, said[high]), _points(service, said)
+
+
+def room(network: Network, services: Sequence[Service], service: Service) -> tuple[int, str]:
+    """Devices that a Service can have before any latency is asked about, and what says so."""
+    cell = network.cell
+    if cell.grant == "configured":
+        return MOST, f"nothing up to {MOST} devices"
+    others = sum(one.devices for one in services if one.name != service.name)
+    if (left := askers(cell) - others) > MOST:
+        return MOST, f"nothing up to {MOST} devices"
+    return left, f"scheduling requests on the PUCCH of cell {cell.name}: there are {askers(cell)} for all devices"
 
 
 def binding(network: Network, service: Service, calm: Said, broken: Said) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import ceil
 
 from airserve.network.topology import Network
+from airserve.network.uplink import askers
 from airserve.place.counting import named
 from airserve.place.description import Service
 from airserve.place.judging import SEARCH, Judge
@@ -81,8 +82,10 @@ def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, s
         share = _least(own, room, lambda x: holds(_slice(network, service.slice, x)))
         if share is not None:
             found.append(f"slice {service.slice} with a min of {min(room, ceil(share)):g} %")
+    devices = sum(one.devices for one in judge.factory.services)
     for period_ms in SR_PERIODS_MS:
-        if period_ms < network.cell.sr_period_ms and holds(_cell(network, sr_period_ms=period_ms)):
+        often = _cell(network, sr_period_ms=period_ms)
+        if period_ms < network.cell.sr_period_ms and askers(often.cell) >= devices and holds(often):
             found.append(f"a scheduling-request period of {period_ms:g} ms")
             break
     for cores in CORES:
