@@ -22,7 +22,7 @@ from airserve.network.warming import warm
 from airserve.place.deployment import down, up, wanted
 from airserve.place.description import Factory, Pin, read
 from airserve.place.plan import Candidate, Plan
-from airserve.place.planning import plan, save
+from airserve.place.planning import known_plan, plan, save
 from airserve.place.profiling import profile
 from airserve.registry import Registry
 from airserve.serve.driving import Drive, drive
@@ -57,7 +57,8 @@ def run(
     with step(console, "profile", "seconds and bytes of every candidate on this machine"):
         profile(factory, registry=registry, fresh=fresh)
     with step(console, "plan", "the cheapest way that keeps every promise, judged by the twin"):
-        made = plan(factory, registry=registry, seed=seed)
+        known = None if fresh else known_plan(factory, file or FACTORY, name, registry)
+        made = known if known and known.seed == seed else plan(factory, registry=registry, seed=seed)
         save(made, name, registry)
     for limit in made.limits:
         console.print(f"   {limit}", highlight=False)

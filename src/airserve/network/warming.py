@@ -1,6 +1,6 @@
 """Compile the MAC and the twin before they are wanted: `python -m airserve.network.warming`.
 
-The first run after an installation takes some 30 s of compilation, which can pass beside work that uses one core.
+The first run after an installation takes some 40 s of compilation, which can pass beside work that uses one core.
 """
 
 import numpy as np

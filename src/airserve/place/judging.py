@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -70,11 +70,22 @@ def flows_of(
                 raise UserError(f"service {service.name} has no candidate; plan it first: airserve plan FILE.")
             found.append(_flow(service, chosen[service.name], number, scale))
         else:
-            found.append(_sized(service, factory.network, number, scale))
+            found.append(_flow(service, _stated(service, factory.network), number, scale))
     return found
 
 
-def _flow(service: Service, candidate: Candidate, devices: int, scale: float) -> Flow:
+class Work(NamedTuple):
+    """What a request of a Service without a model asks of the network and of its site, as a Candidate says it."""
+
+    site: str
+    bytes_up: Array
+    bytes_down: Array
+    site_seconds: Array
+    device_site: str = ""
+    device_seconds: Array = np.zeros(1)
+
+
+def _flow(service: Service, work: Candidate | Work, devices: int, scale: float) -> Flow:
     return Flow(
         name=service.name,
         slice=service.slice,
@@ -82,30 +93,21 @@ def _flow(service: Service, candidate: Candidate, devices: int, scale: float) ->
         rate_hz=service.rate_hz,
         arrival=service.arrival,
         transport=service.transport,
-        device_site=candidate.device_site,
-        device_seconds=scale * candidate.device_seconds,
-        site=candidate.site,
-        bytes_up=np.rint(scale * candidate.bytes_up),
-        bytes_down=np.rint(scale * candidate.bytes_down),
-        site_seconds=scale * candidate.site_seconds,
+        device_site=work.device_site,
+        device_seconds=scale * work.device_seconds,
+        site=work.site,
+        bytes_up=np.rint(scale * work.bytes_up),
+        bytes_down=np.rint(scale * work.bytes_down),
+        site_seconds=scale * work.site_seconds,
     )
 
 
-def _sized(service: Service, network: Network, devices: int, scale: float) -> Flow:
+def _stated(service: Service, network: Network) -> Work:
+    """The sizes and the compute time that a Service states."""
     assert service.site is not None
     seconds = (service.compute_ms or 0) / 1e3 / network.site(service.site).speed
-    return Flow(
-        name=service.name,
-        slice=service.slice,
-        devices=devices,
-        rate_hz=service.rate_hz,
-        arrival=service.arrival,
-        transport=service.transport,
-        site=service.site,
-        bytes_up=np.rint(scale * np.array([float(service.bytes_up or 1)])),
-        bytes_down=np.rint(scale * np.array([float(service.bytes_down or 1)])),
-        site_seconds=scale * np.array([seconds]),
-    )
+    up, down = float(service.bytes_up or 1), float(service.bytes_down or 1)
+    return Work(service.site, np.array([up]), np.array([down]), np.array([seconds]))
 
 
 @final

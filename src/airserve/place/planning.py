@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airserve.contract import from_plain, to_plain
+from airserve.network import twin
+from airserve.network.jit import digest as sources
 from airserve.place.candidates import PlanError, Weights
 from airserve.place.description import Factory
 from airserve.place.explaining import Explanation
@@ -70,14 +72,15 @@ def plan(
 
 
 def digest(factory: Factory, registry: Registry) -> str:
-    """What a Plan depends on: the description and the graphs and samples of its models."""
+    """What a Plan depends on: the description, the graphs and samples of its models, the network's code and tables."""
     models = [
         (one.reference, one.digest, str(one.samples_path))
         for service in factory.services
         if service.model
         for one in registry.variants(resolve(service.model, registry))
     ]
-    return hashlib.sha256(repr((factory.model_dump_json(), models)).encode()).hexdigest()
+    judged_by = sources(Path(twin.__file__).parent)
+    return hashlib.sha256(repr((factory.model_dump_json(), models, judged_by)).encode()).hexdigest()
 
 
 def save(made: Plan, name: str, registry: Registry | None = None) -> Path:
