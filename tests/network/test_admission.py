@@ -52,7 +52,11 @@ def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, 
 
 @pytest.mark.parametrize(
     ("name", "booking", "says"),
-    [("a", Booking(1, 1.0), "slice a is there already"), ("b", Booking(0, 1.0), "0 devices; give 1 or more")],
+    [
+        ("a", Booking(1, 1.0), "slice a is there already"),
+        ("b", Booking(0, 1.0), "0 devices; give 1 or more"),
+        ("Line 2", Booking(1, 1.0), "'Line 2' is not a name for a slice; use up to 40 lower-case letters"),
+    ],
 )
 def test_bookings_that_make_no_sense(name, booking, says):
     with pytest.raises(AdmissionError, match=says):

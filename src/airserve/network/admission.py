@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from airserve.errors import UserError
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.topology import Network, Slice
@@ -87,6 +89,12 @@ def admit(slices: Sequence[Slice], name: str, booking: Booking, capacity: Capaci
         raise AdmissionError(
             f"slice {name} is booked for {booking.devices} devices; give 1 or more, and rates of 0 or more."
         )
+    try:
+        Slice(name=name)
+    except ValidationError:
+        raise AdmissionError(
+            f"{name!r} is not a name for a slice; use up to 40 lower-case letters, digits and hyphens."
+        ) from None
     if name in (names := [one.name for one in slices]):
         raise AdmissionError(
             f"slice {name} is there already, beside {', '.join(names)}; give the booking its own name."
