@@ -41,6 +41,10 @@ MISTAKES = [
     (["report", "nothing"], "nothing"),
     (["traces", "inf-xx"], "inf-xx"),
     (["drive", "--seconds", "soon"], "Invalid value for '--seconds'"),
+    (["serve", "x.onnx", "--port", "99999"], "Invalid value for '--port'"),
+    (["serve", "x.onnx", "--grpc-port", "99999"], "Invalid value for '--grpc-port'"),
+    (["key", "x", "--to", "keys.json", "--rate-hz", "-5"], "Invalid value for '--rate-hz'"),
+    (["admit", FACTORY, "Line 2", "--devices", "1"], "'Line 2' is not a name for a slice"),
 ]
 
 

@@ -294,9 +294,9 @@ def status(name: Name = None, as_json: Json = False) -> None:
 def serve(
     models: Annotated[list[str], typer.Argument(help="An .onnx file, a folder in Triton's layout, a model's name.")],
     host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes; one a core is best.")] = 1,
-    grpc_port: Annotated[int, typer.Option(help="For gRPC (extra `grpc`); -1: none.")] = -1,
+    grpc_port: Annotated[int, typer.Option(min=-1, max=65_535, help="For gRPC (extra `grpc`); -1: none.")] = -1,
     keys: Annotated[str, typer.Option(help="A file of tenants, as `airserve key` makes it.")] = "",
     jwks: Annotated[str, typer.Option(help="The public keys of an OpenID issuer, for signed tokens.")] = "",
     issuer: Annotated[str, typer.Option(help="Whom tokens must come from.")] = "",
@@ -362,8 +362,8 @@ def key(
     models: Annotated[
         list[str] | None, typer.Option("--model", help="What it may ask; all when none is given.")
     ] = None,
-    rate_hz: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Requests under way.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(min=0.001, help="Requests a second.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May load and unload models.")] = False,
 ) -> None:
     """Make a key for `airserve serve`; it is shown once."""
