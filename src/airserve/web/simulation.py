@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,7 @@ from airserve.network.traffic import Flow
 from airserve.network.twin import Outcome
 from airserve.place.judging import verdict
 from airserve.web import words
-from airserve.web.bundle import bundle, source
-from airserve.web.report import as_data, policy
+from airserve.web.page import page, write
 from airserve.web.sections import Safe, table, text
 from airserve.web.view import blocks
 
@@ -112,38 +109,27 @@ def _shares(values: Array, grid: Array, n: int) -> list[float]:
 
 def render(found: dict[str, Any]) -> str:
     """The page: all numbers in the HTML itself, charts by scripts that are pinned by hash, no request."""
-    style = source("uPlot.min.css") + source("report.css")
-    plot = f"/*\n{source('uPlot.LICENSE')}*/\n{source('uPlot.iife.min.js')}"
-    script = bundle("simulation")
     headline, detail, state = _sentence(found)
-    return Template(source("simulation.html")).substitute(
-        policy=escape(policy(scripts=[plot, script], styles=[style]), quote=True),
-        title=escape(f"{found['name']}: simulation"),
-        style=style,
-        tags=Safe(
-            "".join(
-                f'<span class="tag">{text(tag)}</span>'
-                for tag in (found["name"], "twin", f"{found['seconds']:g} s", f"seed {found['seed']}")
-            )
-        ),
-        state=state,
-        headline=text(headline),
-        detail=text(detail),
-        services=_services(found),
-        spans=Safe("".join(_spans(one) for one in found["services"])),
-        slices=_slices(found),
-        data=as_data(found),
-        plot=plot,
-        script=script,
+    tags = (found["name"], "twin", f"{found['seconds']:g} s", f"seed {found['seed']}")
+    return page(
+        "simulation",
+        found["name"],
+        "".join(f'<span class="tag">{text(tag)}</span>' for tag in tags),
+        found,
+        {
+            "state": state,
+            "headline": text(headline),
+            "detail": text(detail),
+            "services": _services(found),
+            "spans": "".join(_spans(one) for one in found["services"]),
+            "slices": _slices(found),
+        },
     )
 
 
 def save(found: dict[str, Any], path: Path) -> Path:
     """Write the page of `render` to `path`, whose folder is made where it is missing, and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(found), encoding="utf-8")
-    return path
+    return write(render(found), path)
 
 
 def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
