@@ -1,0 +1,97 @@
+"""The commands of a service of its own: serve, top, key."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from airserve.cli.app import app, digits, out
+
+command = partial(app.command, rich_help_panel="A service of its own")
+
+
+@command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="An .onnx file, a folder in Triton's layout, a model's name.")],
+    host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one a core is best.")] = 1,
+    grpc_port: Annotated[int, typer.Option(min=-1, max=65_535, help="For gRPC (extra `grpc`); -1: none.")] = -1,
+    keys: Annotated[str, typer.Option(help="A file of tenants, as `airserve key` makes it.")] = "",
+    jwks: Annotated[str, typer.Option(help="The public keys of an OpenID issuer, for signed tokens.")] = "",
+    issuer: Annotated[str, typer.Option(help="Whom tokens must come from.")] = "",
+    audience: Annotated[str, typer.Option(help="Whom tokens must be meant for.")] = "",
+    tls_cert: Annotated[str, typer.Option(help="A certificate, PEM.")] = "",
+    tls_key: Annotated[str, typer.Option(help="Its key, PEM.")] = "",
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait in a worker.")] = 256,
+    deadline_s: Annotated[float, typer.Option(min=0.001, help="Where a request names none.")] = 30.0,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line of JSON for every request.")] = False,
+) -> None:
+    """Serve models over the Open Inference Protocol V2, as a service of its own."""
+    from airserve.serve.configuration import Configuration
+    from airserve.serve.starting import become
+
+    become(
+        Configuration(
+            tuple(models),
+            host=host,
+            port=port,
+            workers=workers,
+            grpc_port=grpc_port,
+            keys=keys,
+            jwks=jwks,
+            issuer=issuer,
+            audience=audience,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            queue=queue,
+            deadline_s=deadline_s,
+            access_log=access_log,
+        )
+    )
+
+
+@command()
+def top(
+    url: Annotated[str, typer.Argument(help="Where a service or a site answers.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="AIRSERVE_KEY", help="A key, where one is wanted.")] = "",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """What a service does now, until Ctrl-C."""
+    from rich.live import Live
+
+    from airserve.serve.watching import watch
+
+    with Live(console=out, auto_refresh=False, transient=not once) as live:
+        for found in watch(url, key, every):
+            table = Table(
+                "model", "version", "a second", "failed a second", "queue ms", "compute ms", "in all", box=None
+            )
+            for row in found:
+                table.add_row(row.model, row.version, *map(digits, row[2:6]), str(row.answered))
+            live.update(table, refresh=True)
+            if once:
+                return
+
+
+@command()
+def key(
+    tenant: Annotated[str, typer.Argument(help="Who is to have it.")],
+    to: Annotated[Path, typer.Option(help="The file of tenants; it holds hashes alone.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="What it may ask; all when none is given.")
+    ] = None,
+    rate_hz: Annotated[float | None, typer.Option(min=0.001, help="Requests a second.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May load and unload models.")] = False,
+) -> None:
+    """Make a key for `airserve serve`; it is shown once."""
+    from airserve.serve.guarding import new_key
+
+    limits = {"models": models or None, "rate_hz": rate_hz, "concurrency": concurrency, "admin": admin or None}
+    out.print(new_key(to, tenant, **limits), highlight=False, markup=False)
