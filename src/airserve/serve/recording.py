@@ -12,6 +12,7 @@ import orjson
 
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._streaming import Stream
 
 requests = logging.getLogger("airserve.requests")
 KEPT = ("method", "path", "status", "ms", "bytes", "request_id", "traceparent", "tenant")
@@ -43,35 +44,41 @@ def record(every_request: bool) -> None:
 def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
     """An `Answer` that logs each request when it is answered."""
 
-    def say(head: Head, response: bytes, arrived_s: float) -> bytes:
+    def say(head: Head, status: int, size: int, arrived_s: float) -> None:
         header = head.headers
         requests.info(
             "request",
             extra={
                 "method": head.method,
                 "path": head.path,
-                "status": int(response[9:12]),
+                "status": status,
                 "ms": round(1e3 * (time.monotonic() - arrived_s), 3),
-                "bytes": len(response),
+                "bytes": size,
                 "request_id": header.get(b"x-request-id", b"").decode("latin-1")[:128],
                 "traceparent": header.get(b"traceparent", b"").decode("latin-1")[:64],
                 "tenant": head.admitted.tenant.name if head.admitted else "",
             },
         )
+
+    def said(head: Head, response: bytes, arrived_s: float) -> bytes:
+        say(head, int(response[9:12]), len(response), arrived_s)
         return response
 
-    async def later(head: Head, waiting: Awaitable[bytes], arrived_s: float) -> bytes:
+    async def later(head: Head, waiting: Awaitable[bytes | Stream], arrived_s: float) -> bytes | Stream:
         try:
             response = await waiting
         except Exception as error:
             response = failed(error)
-        return say(head, response, arrived_s)
+        if isinstance(response, Stream):  # nobody counts its bytes
+            response.ended.append(lambda: say(head, 200, 0, arrived_s))
+            return response
+        return said(head, response, arrived_s)
 
-    def answered(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def answered(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes | Stream]:
         try:
             response = answer(head, body, arrived_s)
         except Exception as error:
             response = failed(error)
-        return say(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
+        return said(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
 
     return answered

@@ -11,13 +11,23 @@ from urllib.parse import unquote
 from airserve.serve.guarding import Admitted, Forbidden, Guard
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._streaming import Stream
 from airserve.serve.service import Service
 
-Respond = Callable[[bytes, float], bytes | Awaitable[bytes]]
+Answered = bytes | Stream
+Respond = Callable[[bytes, float], bytes | Awaitable[Answered]]
 Route = Callable[[Service, Head], Respond]  # what answers requests with this header
 OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))  # to whoever asks
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class NotFound(LookupError):
+    """A path that the protocol does not have."""
+
+
+class NotAllowed(LookupError):
+    """A method that the path does not have."""
 
 
 @final
@@ -62,14 +72,14 @@ class Entry:
         plain = self._respond if not self._limited else self._limit
         self.answer: Respond = plain if not self._echo else self._echoed  # to a request with this header
 
-    def _echoed(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def _echoed(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
         try:
             answer = self._limit(body, arrived_s)
         except Exception as error:
             answer = self._failed(error)
         return self._named(answer) if isinstance(answer, bytes) else self._naming(answer)
 
-    def _limit(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def _limit(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
         guard, admitted = self._guard, self._admitted
         if guard is None or admitted is None or not self._limited:
             return self._respond(body, arrived_s)
@@ -85,21 +95,30 @@ class Entry:
             return answer
         return self._leaving(answer, guard, admitted)
 
-    async def _leaving(self, answer: Awaitable[bytes], guard: Guard, admitted: Admitted) -> bytes:
+    async def _leaving(self, answer: Awaitable[Answered], guard: Guard, admitted: Admitted) -> Answered:
+        response: Answered = b""
         try:
-            return await answer
+            response = await answer
         finally:
-            guard.leave(admitted, self._worker)
+            if isinstance(response, Stream):  # is under way until its end
+                response.ended.append(lambda: guard.leave(admitted, self._worker))
+            else:
+                guard.leave(admitted, self._worker)
+        return response
 
     def _named(self, answer: bytes) -> bytes:
         line, _, rest = answer.partition(b"\r\n")
         return line + self._echo + b"\r\n" + rest
 
-    async def _naming(self, answer: Awaitable[bytes]) -> bytes:
+    async def _naming(self, answer: Awaitable[Answered]) -> Answered:
         try:
-            return self._named(await answer)
+            response = await answer
         except Exception as error:
-            return self._named(self._failed(error))
+            response = self._failed(error)
+        if isinstance(response, Stream):
+            response.extra += self._echo[2:].decode("latin-1") + "\r\n"
+            return response
+        return self._named(response)
 
 
 def trace(head: Head) -> str:

@@ -11,7 +11,7 @@ AGAIN_LIMIT_BYTES = 4096  # a longer header is parsed each time
 class Head:
     """A request's line and header. `path` is without the query; `headers` have names in lower case."""
 
-    __slots__ = ("admitted", "again", "headers", "length", "memo", "method", "path", "query")
+    __slots__ = ("admitted", "again", "costly", "headers", "length", "memo", "method", "old", "path", "query")
 
     def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
         path, _, query = url.partition(b"?")
@@ -23,6 +23,8 @@ class Head:
         self.again = b""  # the bytes that it came as, where the next request may begin with the same
         self.admitted: Any = None  # who sends it, where that is asked
         self.memo: Any = None  # for the protocol: what follows from this header
+        self.old = False  # HTTP/1.0, which knows no chunks
+        self.costly = False  # an answer too dear to be made for a client that has closed its side
 
 
 def repeatable(head: Head, data: bytes) -> Head | None:

@@ -19,6 +19,7 @@ import httptools
 
 from airserve import wire
 from airserve.serve.protocols._head import Head, repeatable
+from airserve.serve.protocols._streaming import LAST, Stream, chunk
 
 HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
 ONCE = frozenset(
@@ -42,8 +43,8 @@ class Limits:
 
 
 # What answers a request: its head, its body, and when its last byte was read, by time.monotonic. A whole HTTP response,
-# at once or later.
-Answer = Callable[[Head, bytes, float], bytes | Awaitable[bytes]]
+# at once or later, or a stream of its parts.
+Answer = Callable[[Head, bytes, float], bytes | Awaitable[bytes | Stream]]
 Failed = Callable[[Exception], bytes]  # the response to an exception of `Answer`
 
 
@@ -117,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._closing = False  # after the answers in the row; nothing more is read
         self._draining = self._full = self._paused = self._lingering = False
         self._feeding = False
+        self._resumed: asyncio.Future[None] | None = None  # what a stream waits for while its client reads too slowly
         self._message = 0  # counts those begun
         self._since_s = time.monotonic()  # that the state lasts
         self._again: Head | None = None
@@ -154,10 +156,10 @@ class Connection(asyncio.Protocol):
         self._feed(data)
 
     def eof_received(self) -> bool:
-        """A client may close its half and still read: the answers in the row are sent first."""
+        """A client may close its half and still read: the answers in the row are sent first, but for the dearest."""
         self._closing = True
         self._flush()
-        return bool(self._row)
+        return bool(self._row) and not any(slot.head is not None and slot.head.costly for slot in self._row)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -166,6 +168,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
         self._since_s = time.monotonic()
         self._throttle()
 
@@ -191,7 +195,7 @@ class Connection(asyncio.Protocol):
             if type(answer) is bytes and not row:
                 answers.append(answer)
             else:
-                self._place(_Slot(), answer)
+                self._place(_Slot(head=head), answer)
             self._since_s = self._arrived_s
         if answers and self._transport is not None:
             # What is in the row came after these.
@@ -279,7 +283,8 @@ class Connection(asyncio.Protocol):
         if self._message == self._first and self._plain and not self._closing and method == b"POST":
             head.length = len(body)
             self._headings.append(head)
-        slot = _Slot(bare=method == b"HEAD")
+        head.old = self._parser.get_http_version() == "1.0"
+        slot = _Slot(bare=method == b"HEAD", head=head)
         try:
             answer = self._answer(head, body, self._arrived_s)
         except Exception as error:
@@ -315,14 +320,45 @@ class Connection(asyncio.Protocol):
             self._closing = True
             self._transport.close()
 
-    async def _later(self, slot: _Slot, answer: Awaitable[bytes]) -> None:
+    async def _later(self, slot: _Slot, answer: Awaitable[bytes | Stream]) -> None:
         try:
             response = await answer
         except Exception as error:
             response = self._failed(error)
-        self._fill(slot, response)
+        if isinstance(response, Stream):
+            await self._pass(slot, response)
+        else:
+            self._fill(slot, response)
 
-    def _place(self, slot: _Slot, answer: bytes | Awaitable[bytes]) -> None:
+    async def _pass(self, slot: _Slot, stream: Stream) -> None:
+        """Sends a stream in its turn, as fast as it is made and read."""
+        loop = asyncio.get_running_loop()
+        old = slot.head is not None and slot.head.old
+        slot.turn = loop.create_future()
+        try:
+            self._flush()
+            await slot.turn
+            self._write(stream.head(chunked=not old))
+            async for part in stream.parts:
+                while self._paused:
+                    self._resumed = loop.create_future()
+                    await self._resumed
+                self._write(part if old else chunk(part))
+            self._write(b"" if old else LAST)
+        except Exception as error:
+            self._failed(error)  # for its log: what has been sent cannot be taken back
+            return self.abort()  # so that the client sees an answer without an end
+        finally:
+            await stream.close()
+        self._closing = self._closing or old
+        self._row.popleft()
+        self._flush()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _place(self, slot: _Slot, answer: bytes | Awaitable[bytes | Stream]) -> None:
         """Puts an answer into the row, where it is there already or when it is."""
         self._row.append(slot)
         if isinstance(answer, bytes):
@@ -350,6 +386,8 @@ class Connection(asyncio.Protocol):
                 transport.write_eof() if transport.can_write_eof() else transport.close()
                 asyncio.get_running_loop().call_later(self._limits.linger_s, self.abort)
                 return
+        if self._row and (turn := self._row[0].turn) is not None and not turn.done():
+            turn.set_result(None)
         idle = self._draining and not self._state and not self._feeding
         if not self._row and not self._lingering and (self._closing or idle):
             self._closing = True
@@ -395,9 +433,11 @@ class Connection(asyncio.Protocol):
 class _Slot:
     """A request's place in the row of answers."""
 
-    __slots__ = ("bare", "lingers", "response")
+    __slots__ = ("bare", "head", "lingers", "response", "turn")
 
-    def __init__(self, *, bare: bool = False, lingers: bool = False) -> None:
+    def __init__(self, *, bare: bool = False, lingers: bool = False, head: Head | None = None) -> None:
         self.response: bytes | None = None
+        self.turn: asyncio.Future[None] | None = None  # to be sent, for a stream
+        self.head = head
         self.bare = bare  # an answer to HEAD has no body
         self.lingers = lingers

@@ -22,8 +22,18 @@ from airserve.model import ModelError, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.exposing import MEDIA, exposition
 from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
-from airserve.serve.protocols import _http, _pages
-from airserve.serve.protocols._entry import Entry, Respond, Route, allowed, timeout_s, trace
+from airserve.serve.protocols import _beside, _http, _pages
+from airserve.serve.protocols._entry import (
+    Answered,
+    Entry,
+    NotAllowed,
+    NotFound,
+    Respond,
+    Route,
+    allowed,
+    timeout_s,
+    trace,
+)
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.protocols._head import Head
 from airserve.serve.routing import UpstreamFailed, UpstreamLate
@@ -31,15 +41,6 @@ from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Reply, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, WireError
 from airserve.timing import format_timing
-
-
-class NotFound(LookupError):
-    """A path that the protocol does not have."""
-
-
-class NotAllowed(LookupError):
-    """A method that the path does not have."""
-
 
 STATUS: dict[type[Exception], int] = {
     wire.TooLarge: 413, wire.UnknownEncoding: 415, WireError: 400, BadInput: 400, ModelError: 400, Fixed: 400,
@@ -63,12 +64,15 @@ async def listen(
 ) -> _http.Listener:
     """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken.
 
-    `wrap` may stand between requests and answers, as a log does.
+    Protocols that share the port (`_beside`) are answered too. `wrap` may stand between requests and answers, as a log
+    does.
     """
 
-    def answer(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def answer(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
         entry = head.memo
         if entry is None or entry.generation != service.generation or arrived_s > entry.until_s:
+            if (other := _beside.beside(head.path)) is not None:
+                return _beside.answer(other, service, guard, head, body, arrived_s)
             entry = head.memo = Entry(service, guard, head, find, error_response)
         return entry.answer(body, arrived_s)  # type: ignore[no-any-return]
 
@@ -130,7 +134,7 @@ class _Infer:
         self._forms: dict[bytes, Form] = {}
         self._last = b""
 
-    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes]:
+    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
         if self._encoding:
             body = wire.decompress(body, self._encoding)
         service, served = self._service, self._served

@@ -1,0 +1,56 @@
+"""Protocols that share the port of the Open Inference Protocol: which paths are theirs, and errors as they say them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from airserve import catalog
+from airserve.serve.guarding import Guard
+from airserve.serve.protocols._entry import Answered, Entry, NotAllowed, Route
+from airserve.serve.protocols._head import Head
+from airserve.serve.service import Service
+
+# The first part of a path, and whose it is. A protocol is imported when it is first asked for.
+PARTS: dict[str, str] = {}
+
+
+class Beside(Protocol):
+    """What a module of such a protocol defines."""
+
+    def find(self, path: str) -> dict[str, Route]:
+        """The routes of a path by method. Raises `NotFound`."""
+
+    def error_response(self, error: Exception) -> bytes:
+        """An exception as the protocol says it."""
+
+
+def beside(path: str) -> Beside | None:
+    """The protocol that a path belongs to, where that is another."""
+    name = PARTS.get(path[1:].partition("/")[0])
+    return None if name is None else catalog.protocols[name]
+
+
+def answer(
+    protocol: Beside, service: Service, guard: Guard | None, head: Head, body: bytes, arrived_s: float
+) -> bytes | Awaitable[Answered]:
+    """An answer to a request to another protocol; nothing is kept of its header, whose reading costs it little."""
+
+    def find(head: Head) -> Route:
+        routes = protocol.find(head.path)
+        if head.method not in routes:
+            raise NotAllowed(f"{head.path[:80]} takes {' or '.join(routes)}, not {head.method}.")
+        return routes[head.method]
+
+    try:
+        answered = Entry(service, guard, head, find, protocol.error_response).answer(body, arrived_s)
+    except Exception as error:
+        return protocol.error_response(error)
+    return answered if isinstance(answered, bytes) else _later(protocol, answered)
+
+
+async def _later(protocol: Beside, answered: Awaitable[Answered]) -> Answered:
+    try:
+        return await answered
+    except Exception as error:
+        return protocol.error_response(error)
