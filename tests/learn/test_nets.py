@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from airserve.catalog import nets
-from airserve.learn.exporting import export
+from airserve.learn.exporting import export, export_all
 from airserve.learn.losses import cross_entropy, squared_error
 from airserve.learn.nets import Form
 from airserve.learn.tasks import photos
@@ -23,6 +23,7 @@ FORMS = {
     **dict.fromkeys(("lstm", "gru", "transformer"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
 }  # of those that do not take small grey pictures
+LABELS: dict[str, tuple[int, ...]] = {}  # their shape for three rows, of nets with an objective; (3,) otherwise
 
 
 def parameters(net: Any) -> int:
@@ -48,14 +49,12 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     examples = rows(form, 3)
     mean, std = (None, None) if form.ids else (128.0, 64.0)
     inputs = normalise(examples, mean, std)
+    if hasattr(net, "objective"):
+        return of_an_objective(name, net, form, examples, inputs)
     outputs = net(inputs)
     assert outputs.shape == (3, form.outputs)
     loss = cross_entropy(outputs, torch.tensor([1, 2, 0])) if form.outputs > 1 else squared_error(outputs, outputs * 0)
-    loss.backward()
-    for key, weight in net.named_parameters():
-        assert weight.grad is not None, key
-        assert torch.isfinite(weight.grad).all(), key
-        assert weight.grad.abs().sum() > 0 or "bias" in key, key
+    check_gradients(net, loss)
 
     engine = Engine(export(net, mean, std, examples, free_length=form == TEXTS))
     given, answered = engine.signature.inputs[0], engine.signature.outputs[0]
@@ -75,6 +74,43 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     loaded.load_state_dict(torch.load(file, weights_only=True))
     with torch.no_grad():
         assert torch.equal(loaded.eval()(inputs), net.eval()(inputs))
+
+
+def of_an_objective(name: str, net: Any, form: Form, examples: np.ndarray, inputs: torch.Tensor) -> None:
+    """The exam of a net that says itself what it makes small, and what of it is exported."""
+    labels = torch.randint(0, form.outputs, LABELS.get(name, (3,)))
+    check_gradients(net, net.objective(inputs, labels))
+    made = export_all(net, 0.0, 255.0, examples, "", False, {"about": name})
+    for part, graph in net.graphs(lambda module: module, examples).items():
+        signature = Engine(made[part]).signature  # its answers were compared with torch for each example
+        named = zip(
+            (*signature.inputs, *signature.outputs), (*graph.inputs.items(), *graph.outputs.items()), strict=True
+        )
+        for tensor, (key, free) in named:
+            assert (tensor.name, {k for k, size in enumerate(tensor.shape) if size == -1}) == (key, set(free))
+        sizes: dict[str, set[int]] = {}
+        for example in graph.examples:
+            for tensor, free in zip(example, graph.inputs.values(), strict=True):
+                for axis, called in free.items():
+                    sizes.setdefault(called, set()).add(tensor.shape[axis])
+        assert all(len(seen) > 1 for seen in sizes.values()), f"{part} was compared at one size only of {sizes}"
+    loaded = nets[name].build(nets[name].Config(), form)
+    loaded.load_state_dict(net.state_dict())
+    losses = []
+    for each in (net, loaded):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses.append(each.eval().objective(inputs, labels).item())
+    assert losses[0] == losses[1]
+
+
+def check_gradients(net: Any, loss: torch.Tensor) -> None:
+    """Every weight learns, but biases that a norm takes away again."""
+    loss.backward()
+    for key, weight in net.named_parameters():
+        assert weight.grad is not None, key
+        assert torch.isfinite(weight.grad).all(), key
+        assert weight.grad.abs().sum() > 0 or "bias" in key, key
 
 
 @pytest.mark.parametrize("name", nets)

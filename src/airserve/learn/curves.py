@@ -9,12 +9,18 @@ COLOURS = ("#4269d0", "#ff725c")
 
 
 def draw(title: str, curve: Sequence[Mapping[str, float]], metric: str) -> str:
-    """Two panels beside each other, losses and score. `curve` has a mapping per epoch: train_loss, loss, the metric."""
+    """Two panels beside each other, losses and score. `curve` has a mapping per epoch: train_loss, loss, the metric.
+
+    One panel alone where the curve has no such score.
+    """
     losses = {"training": [each["train_loss"] for each in curve], "validation": [each["loss"] for each in curve]}
-    panels = [("loss", losses), (metric, {"validation": [each[metric] for each in curve]})]
+    panels = [("loss", losses)]
+    if metric in curve[0]:
+        panels.append((metric, {"validation": [each[metric] for each in curve]}))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="11"><title>{escape(title)}</title><rect width="100%" height="100%" fill="white"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(panels) * WIDTH} {HEIGHT}" '
+        f'font-family="sans-serif" font-size="11"><title>{escape(title)}</title>'
+        '<rect width="100%" height="100%" fill="white"/>'
     ]
     for k, (name, lines) in enumerate(panels):
         parts.append(f'<g transform="translate({k * WIDTH} 0)">{panel(name, lines)}</g>')

@@ -12,18 +12,21 @@ from airserve.model import Array
 class Metric:
     """`of_rows` takes outputs and targets, (n, ...) each, and gives n numbers; `of_mean` makes the score of their mean.
 
-    Batches can thus be scored one by one, whatever their outputs take of memory.
+    Batches can thus be scored one by one, whatever their outputs take of memory. Of a score that is not found row by
+    row, `of_rows` is None: the task finds it from the exported graphs (`assess`).
 
     >>> RMSE.score(np.array([[3.0], [5.0]]), np.array([[3.0], [3.0]]))
     1.4142135623730951
     """
 
     name: str
-    of_rows: Callable[[Array, Array], Array]
+    of_rows: Callable[[Array, Array], Array] | None = None
     of_mean: Callable[[float], float] = float
     less_is_better: bool = False
 
     def score(self, outputs: Array, targets: Array) -> float:
+        if self.of_rows is None:
+            raise TypeError(f"{self.name} is not a mean over rows")
         return self.of_mean(float(np.mean(self.of_rows(outputs, targets))))
 
     def beats(self, score: float, other: float) -> bool:

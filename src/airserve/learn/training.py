@@ -2,12 +2,12 @@
 
 preprocess, build, initialise, fit (the training itself), validate, test, export; `train` calls them. The last stands
 in exporting.py, for a net that comes with its weights is exported too. A net whose training differs says so in its
-own file, by a `loss` of its outputs.
+own file (nets/__init__.py): by a `loss` of its outputs, or by an `objective` of inputs and labels.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 from airserve.catalog import nets, tasks
 from airserve.errors import UserError
 from airserve.learn.metrics import Metric
-from airserve.learn.nets import Form
+from airserve.learn.nets import ANSWERS, Form
 from airserve.learn.progress import bar
 from airserve.learn.tasks import Baseline, Data, Split, TaskError
-from airserve.model import Array, Model, ModelError
+from airserve.model import Array, Engine, Model, ModelError, Samples
 from airserve.registry import Registry
 
 try:
@@ -30,7 +30,7 @@ try:
 
     from airserve.learn.checkpoints import Checkpoint
     from airserve.learn.curves import draw
-    from airserve.learn.exporting import export
+    from airserve.learn.exporting import export_all
     from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
     from airserve.learn.optimizers import optimizer
     from airserve.learn.recipe import Options, digest, read_net
@@ -48,6 +48,7 @@ def train(
 ) -> Model:
     """The Model of a net for a task: "resnet8" or with settings, "resnet8,width=32,epochs=8", and "fashion-mnist".
 
+    A net of several parts becomes as many Models, "vae-fashion-encoder"; the first is returned, its lineage names all.
     A Model whose settings, data and seed are those of an earlier one comes from the registry, unless `fresh`. A
     training that was killed goes on after its last whole epoch, to the same weights.
     The test split is touched once, after training. Raises `UserError` for a name, a parameter or data that is not.
@@ -66,45 +67,73 @@ def train(
     try:
         with torch.random.fork_rng():
             prepared = preprocess(data)
-            module = build(name, config, prepared)
+            module = build(name, config, prepared, data.answer)
             fabric = launch(module)
             learner = initialise(fabric, module, config, prepared, seed, options)
             curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
-            score = test(fabric, learner, prepared)
-            graph = export(
-                learner.module, prepared.mean, prepared.std, data.test.inputs, data.output, len(data.ids) == 1
+            scores = test(fabric, learner, prepared)
+            graphs = export_all(
+                learner.module,
+                prepared.mean,
+                prepared.std,
+                data.test.inputs,
+                data.output,
+                len(data.ids) == 1,
+                data.metadata,
             )
+            if not scores:
+                scores = tasks[task].assess({part: Engine(graph) for part, graph in graphs.items()}, data, registry)
     finally:
         torch.set_num_threads(threads)
     words = registry.store("\n".join(data.words).encode(), ".txt") if data.words else None
     picture = registry.store(draw(f"{name} on {task}", curve, data.metric.name).encode(), ".svg")
-    model = registry.register(
-        f"{name}-{data.short}",
-        graph,
-        samples=data.samples,
-        scores={data.metric.name: score},
-        lineage={
-            "net": name,
-            "settings": {**asdict(config), **options.stated()},
-            "task": task,
-            "classes": data.classes,
-            "seed": seed,
-            "data": data.fingerprint,
-            "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-            "recipe": recipe,
-            "parameters": sum(weight.numel() for weight in learner.module.parameters()),
-            "precision": fabric._precision.precision,
-            "torch": torch.__version__,
-            "cpu_s": round(curve[-1]["cpu_s"], 2),
-            "epochs": len(curve),
-            "curve": curve,
-            "picture": f"{picture.parent.name}/{picture.name}",
-            "baseline": asdict(baseline(task, data, registry)),
-            **({"words": f"{words.parent.name}/{words.name}"} if words else {}),
-        },
-    )
+    lineage = {
+        "net": name,
+        "settings": {**asdict(config), **options.stated()},
+        "task": task,
+        "classes": data.classes if data.answer == "row" else (),
+        "seed": seed,
+        "data": data.fingerprint,
+        "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "recipe": recipe,
+        "parameters": sum(weight.numel() for weight in learner.module.parameters()),
+        "precision": fabric._precision.precision,
+        "torch": torch.__version__,
+        "cpu_s": round(curve[-1]["cpu_s"], 2),
+        "epochs": len(curve),
+        "curve": curve,
+        "picture": f"{picture.parent.name}/{picture.name}",
+        "baseline": asdict(baseline(task, data, registry)),
+        **({"words": f"{words.parent.name}/{words.name}"} if words else {}),
+    }
+    model = register(f"{name}-{data.short}", graphs, data.samples, scores, lineage, registry)
     checkpoint.remove()
     return model
+
+
+def register(
+    name: str,
+    graphs: Mapping[str, bytes],
+    samples: Samples | None,
+    scores: Mapping[str, float],
+    lineage: Mapping[str, Any],
+    registry: Registry,
+) -> Model:
+    """The Model of a net's first part, registered last: it alone states the recipe, so that a known one is whole.
+
+    The score is that of all parts together; the samples are inputs of the first.
+    """
+    names = {part: f"{name}-{part}" if part else name for part in graphs}
+    first, *others = graphs
+    known = {key: value for key, value in lineage.items() if key != "recipe"}
+    parts = {
+        part: registry.register(
+            names[part], graphs[part], scores=scores, lineage={**known, "first_part": names[first]}
+        ).reference
+        for part in others
+    }
+    stated = {**lineage, "parts": parts} if parts else lineage
+    return registry.register(names[first], graphs[first], samples=samples, scores=scores, lineage=stated)
 
 
 def load_task(task: str) -> Data:
@@ -148,7 +177,9 @@ def preprocess(data: Data) -> Prepared:
     """Step 1: the whole data in memory, normalised by what the train split says."""
     mean: Any = None
     std: Any = None
-    if data.train.inputs.dtype == np.float32:
+    if data.scale:
+        mean, std = data.scale
+    elif data.train.inputs.dtype == np.float32:
         mean, std = (torch.tensor(part) for part in (data.train.inputs.mean(axis=0), data.train.inputs.std(axis=0)))
         std[std == 0] = 1.0  # a column that never changes
     elif not data.ids:
@@ -157,8 +188,9 @@ def preprocess(data: Data) -> Prepared:
     def tensors(split: Split) -> list[Tensor]:
         return [normalise(split.inputs, mean, std), torch.tensor(split.labels)]
 
-    middle = 0.0 if data.classes else float(data.train.labels.mean())
-    form = Form(data.train.inputs.shape[1:], max(len(data.classes), 1), data.ids, middle)
+    counted = len(data.classes) or data.symbols
+    middle = 0.0 if counted else float(data.train.labels.mean())
+    form = Form(data.train.inputs.shape[1:], counted or 1, data.ids, middle)
     return Prepared(
         tensors(data.train),
         tensors(data.validation),
@@ -177,9 +209,14 @@ def normalise(inputs: Array, mean: Any, std: Any) -> Tensor:
     return torch.tensor(inputs) if mean is None else (torch.tensor(inputs).float() - mean) / std
 
 
-def build(name: str, config: Any, prepared: Prepared) -> nn.Module:
-    """Step 2: the net for inputs of this form and for so many outputs."""
+def build(name: str, config: Any, prepared: Prepared, answer: str = "row") -> nn.Module:
+    """Step 2: the net for inputs of this form and for so many outputs.
+
+    Raises `ModelError` when it gives other answers than the task asks for.
+    """
     module: nn.Module = nets[name].build(config, prepared.form)
+    if (given := getattr(module, "answers", "row")) != answer:
+        raise ModelError(f"{name} gives {ANSWERS[given]}, but the task asks for {ANSWERS[answer]}.")
     return module
 
 
@@ -204,6 +241,14 @@ class Learner:
     schedule: Any
     loss: Loss = cross_entropy
     options: Options = PLAIN
+
+    def cost(self, fabric: Fabric, module: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is made small, shape (), and the net's outputs; None of a net that has an objective of its own."""
+        if hasattr(self.module, "objective"):
+            with fabric.autocast():
+                return module.objective(inputs, labels), None
+        outputs = module(inputs)
+        return self.loss(outputs, labels), outputs
 
     def state(self) -> dict[str, Any]:
         """All that a later step depends on, the order of the rows aside."""
@@ -247,6 +292,8 @@ def initialise(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(rule, rate)
     wrapped, rule = fabric.setup(module, rule)
+    if hasattr(module, "objective"):
+        wrapped.mark_forward_method("objective")
     return Learner(module, wrapped, rule, schedule, choose_loss(module, prepared, options), options)
 
 
@@ -269,7 +316,8 @@ def fit(
     progress: bool,
     checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, float]]:
-    """Step 4: epochs over the train split in an order drawn from the seed; the best epoch's weights stay.
+    """Step 4: epochs over the train split in an order drawn from the seed; the best epoch's weights stay, by the loss
+    on the validation split, or the last one's of a net that says so.
 
     Returns loss, score on the validation split and CPU-seconds so far after each epoch. Stops early when the loss has
     not improved for a while. With a checkpoint it goes on where an earlier run stopped.
@@ -280,6 +328,7 @@ def fit(
     steps = steps_per_epoch(prepared, config.batch)
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
+    keeps_last = getattr(learner.module, "keeps_last", False)
     if checkpoint and (state := checkpoint.load()):
         learner.restore(state)
         order.set_state(state["order"])
@@ -288,7 +337,7 @@ def fit(
     with bar(progress, f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps) as report:
         report(f"epoch {len(curve) + 1} of {config.epochs}", len(curve) * steps)
         for epoch in range(len(curve), config.epochs):
-            if exhausted(curve):
+            if exhausted(curve) and not keeps_last:
                 break
             learner.module.train()
             rows = torch.cat([torch.randperm(len(labels), generator=order) for _ in range(prepared.passes)])
@@ -300,12 +349,12 @@ def fit(
                 if step % LOOK == 0 or step == steps - 1:
                     refuse_divergence(seen[: step + 1], epoch, curve, config.rate, checkpoint)
                     report(f"epoch {epoch + 1} of {config.epochs}  loss {seen[: step + 1].mean():.3f}", LOOK)
-            loss, score = validate(fabric, learner, prepared)
+            loss, scores = validate(fabric, learner, prepared)
             spent_s = time.process_time() - started_s
-            name = prepared.metric.name
-            curve.append({"train_loss": seen.mean().item(), "loss": loss, name: score, "cpu_s": round(spent_s, 2)})
-            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}  {name} {score:.4f}", 0)
-            if loss == min(each["loss"] for each in curve):
+            curve.append({"train_loss": seen.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
+            said = "".join(f"  {name} {score:.4f}" for name, score in scores.items())
+            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}", 0)
+            if np.isfinite(loss) if keeps_last else loss == min(each["loss"] for each in curve):
                 best = {key: value.clone() for key, value in learner.module.state_dict().items()}
             if checkpoint and epoch + 1 < config.epochs:
                 checkpoint.save({**learner.state(), "order": order.get_state(), "curve": curve, "best": best})
@@ -341,7 +390,7 @@ def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) 
     learner.optimizer.zero_grad()
     total = torch.zeros((), device=inputs.device)
     for part, wanted in zip(inputs.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True):
-        loss = learner.loss(learner.wrapped(part), wanted) * (len(wanted) / len(labels))
+        loss = learner.cost(fabric, learner.wrapped, part, wanted)[0] * (len(wanted) / len(labels))
         if options.lasso:
             sizes = sum(weight.abs().sum() for weight in learner.module.parameters() if weight.ndim > 1)
             loss = loss + options.lasso * sizes * (len(wanted) / len(labels))
@@ -354,29 +403,36 @@ def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) 
     return total
 
 
-def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, float]:
-    """Step 5: mean loss and score on the validation split."""
-    return judge(fabric, learner.wrapped, learner.loss, prepared.validation, prepared.metric)
+def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, dict[str, float]]:
+    """Step 5: mean loss on the validation split, and the score by its name where it is found row by row."""
+    return judge(fabric, learner, learner.wrapped, prepared.validation, prepared.metric)
 
 
-def test(fabric: Fabric, learner: Learner, prepared: Prepared) -> float:
-    """Step 6: the score on the test split, in float32 as the exported graph computes."""
+def test(fabric: Fabric, learner: Learner, prepared: Prepared) -> dict[str, float]:
+    """Step 6: the score on the test split by its name, in float32 as the exported graph computes.
+
+    Nothing for a score that is not found row by row: its task finds it from the exported graphs.
+    """
+    if prepared.metric.of_rows is None:
+        return {}
     inputs = normalise(prepared.test.inputs, prepared.mean, prepared.std)
-    return judge(fabric, learner.module, learner.loss, [inputs, torch.tensor(prepared.test.labels)], prepared.metric)[1]
+    return judge(fabric, learner, learner.module, [inputs, torch.tensor(prepared.test.labels)], prepared.metric)[1]
 
 
 def judge(
-    fabric: Fabric, module: Any, loss: Loss, rows: Sequence[Tensor], metric: Metric, batch: int = 500
-) -> tuple[float, float]:
-    """Mean loss and score of a module on rows, in batches and without gradients."""
+    fabric: Fabric, learner: Learner, module: Any, rows: Sequence[Tensor], metric: Metric, batch: int = 500
+) -> tuple[float, dict[str, float]]:
+    """Mean loss and score of a learner's module, wrapped or not, on rows, in batches and without gradients."""
     module.eval()
     losses, scores = [], []
     with torch.inference_mode():
         for part, wanted in zip(*(part.split(batch) for part in rows), strict=True):
-            outputs = module(part.to(fabric.device)).float().cpu()
-            losses.append(loss(outputs, wanted).item() * len(wanted))
-            scores.append(metric.of_rows(outputs.numpy(), wanted.numpy()))
-    return sum(losses) / len(rows[1]), metric.of_mean(float(np.concatenate(scores).mean()))
+            loss, outputs = learner.cost(fabric, module, part.to(fabric.device), wanted.to(fabric.device))
+            losses.append(loss.item() * len(wanted))
+            if metric.of_rows is not None and outputs is not None:
+                scores.append(metric.of_rows(outputs.float().cpu().numpy(), wanted.numpy()))
+    score = {metric.name: metric.of_mean(float(np.concatenate(scores).mean()))} if scores else {}
+    return sum(losses) / len(rows[1]), score
 
 
 def steps_per_epoch(prepared: Prepared, batch: int) -> int:

@@ -206,12 +206,16 @@ def _rows(model: Model, samples: Samples | None) -> list[list[Array]]:
             raise ModelError(f"{model.reference} has {len(model.signature.inputs)} inputs; samples hold one.")
         held = samples.held().inputs[:SCORED_ROWS]
         return [[held[i : i + 1]] for i in range(len(held))]
-    return [[_zeros(tensor, model.reference) for tensor in model.signature.inputs]]
+    return [[_zeros(tensor, model) for tensor in model.signature.inputs]]
 
 
-def _zeros(tensor: Tensor, reference: str) -> Array:
+def _zeros(tensor: Tensor, model: Model) -> Array:
     if min(tensor.shape[1:], default=1) < 0 or tensor.dtype == "bytes":
-        raise ModelError(f"{reference} has an input of free shape, {tensor.name}; import it with samples.")
+        several = len(model.signature.inputs) > 1
+        next_step = (
+            "samples hold one input, so it can be served but not profiled" if several else "import it with samples"
+        )
+        raise ModelError(f"{model.reference} has an input of free shape, {tensor.name}; {next_step}.")
     return np.zeros((1, *tensor.shape[1:]), tensor.dtype)
 
 

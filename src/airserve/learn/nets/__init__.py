@@ -1,12 +1,25 @@
 """Open set: a net is one readable file; `Config` (its parameters and how it is trained) and `build(config, form)`.
 
 `build` gives a torch module that takes one array, shape (n, *form.shape), and returns (n, form.outputs). Numbers come
-with zero mean and unit variance; ids of words, users or films come as they are, and 0 pads a text.
+with zero mean and unit variance, or as the task says; ids of words, users or films come as they are, and 0 pads a text.
+
+A module may say more of itself, where it is not trained or exported so:
+- `answers`, one of `nets.ANSWERS`, where it does not give one answer to a row;
+- `objective(inputs, labels)`, shape (), what training makes small, in place of a loss of its outputs;
+- `keeps_last = True`, where a validation loss tells nothing of how good it is: its last weights are kept;
+- `graphs(sense, rows)`, {part: exporting.Graph}, where it becomes several files or has several inputs.
 """
 
 from dataclasses import dataclass
 
 from airserve.model import ModelError
+
+ANSWERS = {
+    "row": "one answer to each row",
+    "continuation": "what follows each symbol of a text",
+    "text": "a text for each row",
+    "picture": "pictures like those it has seen",
+}  # what a task asks for and a net gives
 
 
 @dataclass(frozen=True)
@@ -14,7 +27,8 @@ class Form:
     """What a net is built for: the shape of one input, and how many outputs.
 
     `ids` says, where inputs are ids and not numbers, how many there are: (words,) for texts, whose length is free,
-    (users, films) for pairs. `middle` is the mean of the numbers to be found, from where a net may start.
+    (users, films) for pairs. `middle` is the mean of the numbers to be found, from where a net may start. Where
+    answers are texts, `outputs` are the symbols in which they are written.
     """
 
     shape: tuple[int, ...]

@@ -1,8 +1,14 @@
-"""Open set: a task is data, a split, a loss and a metric, `load() -> Data`, and what to beat, `baseline(data)`."""
+"""Open set: a task is data, a split, a loss and a metric, `load() -> Data`, and what to beat, `baseline(data)`.
+
+Where a score is not a mean over rows of the test split, a task has `assess(parts, data, registry) -> scores by name`,
+the metric's among them: `parts` are the exported graphs as engines, {"": the whole net} for most, and what is scored
+is thus what is served.
+"""
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +29,7 @@ class Split:
     """Inputs as the sensor gives them, shape (n, ...), and labels, what is to be found, shape (n,) or (n, ...).
 
     Inputs are uint8 (pictures), float32 (rows of a table) or int32 (ids: words of a text, 0 after its end; pairs).
-    Labels are int64 where they are classes, float32 where they are numbers.
+    Labels are int64 where they are classes or symbols (n, length), float32 where they are numbers.
     """
 
     inputs: Array
@@ -55,6 +61,12 @@ class Data:
     words: tuple[str, ...] = ()  # what the ids of a text stand for
     loss: str = "cross-entropy"  # of losses.LOSSES
     metric: Metric = ACCURACY
+    answer: str = "row"  # of nets.ANSWERS: what is asked for
+    symbols: int = 0  # in which answers are written, where they are texts; a label of -100 does not count
+    scale: tuple[float, float] | None = (
+        None  # middle and unit of the inputs; None: mean and deviation of the train split
+    )
+    metadata: Mapping[str, str] = field(default_factory=dict)  # goes into every graph's file: a tokenizer
 
     @property
     def output(self) -> str:
@@ -76,9 +88,9 @@ class Data:
         """Rows of the validation split to calibrate on, then the whole test split to score on and to drive.
 
         Scores of a Model, of its variants and of its cuts are thus on the same rows, which calibration never sees.
-        None where labels are numbers: the platform judges an answer by its largest output, which would say nothing.
+        None where labels are no classes: the platform judges an answer by its largest output, which would say nothing.
         """
-        if not self.classes:
+        if not self.classes or self.answer != "row":
             return None
         k = min(CALIBRATION, len(self.validation))
         return Samples(
