@@ -68,8 +68,7 @@ def measured_mac(
     for direction, mbps in ((DOWN, down_mbps), (UP, up_mbps)):
         n = rng.poisson(mbps * 1e6 / 8 / nbytes * seconds)
         at_s = np.zeros(n) if saturated else np.sort(rng.uniform(0, seconds, n))
-        for ue, t in zip(rng.integers(0, ues, n).tolist(), at_s.tolist(), strict=True):
-            mac.offer(ue, direction, nbytes, t)
+        mac.offer_all(rng.integers(0, ues, n), direction, nbytes, at_s)
         offered += n
     began_s = time.thread_time()
     done = mac.run(seconds)

@@ -298,12 +298,33 @@ def test_golden_trace(network):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [lambda m: m.offer(1, 0, 10, 0.0), lambda m: m.offer(0, 2, 10, 0.0), lambda m: m.offer(0, 0, 0, 0.0)],
+    "wrong", [(1, 0, 10, 0.0), (0, 2, 10, 0.0), (0, 0, 0, 0.0), (0, 0, 10, -1.0), (0, 0, 10, np.nan)]
 )
 def test_offers_that_cannot_be(lone, wrong):
     with pytest.raises(MacError, match="devices 0 to 0"):
-        wrong(lone())
+        lone().offer(*wrong)
+    mac = lone()
+    with pytest.raises(MacError, match="devices 0 to 0"):
+        mac.offer_all(*zip((0, 0, 10, 0.0), wrong, strict=True))
+    assert mac.idle
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(1, 5000), st.floats(0, 0.2)), max_size=30))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_offers_as_arrays_are_offers_one_by_one(network, offers):
+    """In any mixture: numbers, order and times of what comes out are the same."""
+    one, other, both = (Mac(network(), [0] * 3, seed=3) for _ in range(3))
+    numbers = [one.offer(*row) for row in offers]
+    half = len(offers) // 2
+    for mac, cut in ((other, 0), (both, half)):
+        assert [mac.offer(*row) for row in offers[:cut]] == numbers[:cut]
+        if rows := offers[cut:]:
+            assert mac.offer_all(*zip(*rows, strict=True)).tolist() == numbers[cut:]
+    wanted = [one.run(t) for t in (0.1, 2.0)]
+    for mac in (other, both):
+        for want, t in zip(wanted, (0.1, 2.0), strict=True):
+            assert (mac.run(t) == want).all()
+        assert mac.idle == one.idle
 
 
 def test_cells_that_cannot_be(network, flat):

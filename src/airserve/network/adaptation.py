@@ -10,7 +10,7 @@ from math import log10
 import numpy as np
 
 from airserve.network import control, link
-from airserve.network.buffers import UP, Config, N, State
+from airserve.network.buffers import NONE, UP, Config, N, State
 from airserve.network.jit import inner
 
 REPORT_PERIOD_MS = 20.0  # CSI report (downlink) or sounding (uplink)
@@ -54,18 +54,28 @@ def sinr_db(s: State, c: Config, f: int, snr: float, prbs: int) -> float:
 def reach(s: State, c: Config, f: int) -> int:
     """Most PRBs on which a device's power still allows the lowest MCS, by its report: what its headroom tells."""
     flow = s.flow[f]
-    spare_db = snr_db(s, c, f, 1, flow.report) + flow.olla_db - THRESHOLD_DB[0]
+    spare_db = s.reported_db[f, 0] + flow.olla_db - THRESHOLD_DB[0]
     return int(min(max(c.prbs * 10 ** (spare_db / 10), 1.0), c.prbs))
 
 
 @inner
 def listen(s: State, c: Config, f: int, slot: int) -> None:
-    """Bring a flow's CQI report, and the MCS for a grant of the whole band, up to date."""
+    """Bring a flow's CQI report, and the MCS for a grant of the whole band, up to date.
+
+    What follows from a report is worked out once and kept: a flow waits in many slots for each report that it makes.
+    """
     flow = s.flow[f]
     measured = max(slot - c.report_delay, 0) // c.report_period * c.report_period
-    if flow.report != measured or flow.olla_db != flow.chosen_db:
-        flow.report, flow.chosen_db = measured, flow.olla_db
-        flow.mcs, flow.layers = choose(s, c, f, c.prbs)
+    if flow.report != measured:
+        flow.report = measured
+        for k in range(s.reported_db.shape[1]):
+            s.reported_db[f, k] = snr_db(s, c, f, k + 1, measured)
+            s.whole_db[f, k] = sinr_db(s, c, f, s.reported_db[f, k], c.prbs)
+    elif flow.olla_db == flow.chosen_db:
+        return
+    flow.chosen_db = flow.olla_db
+    flow.mcs, flow.layers = choose(s, c, f, c.prbs)
+    flow.needed_bytes = NONE
 
 
 @inner
@@ -74,16 +84,26 @@ def choose(s: State, c: Config, f: int, prbs: int) -> tuple[int, int]:
 
     A device that clears no threshold is sent MCS 0 on one layer, and HARQ makes up for it.
     """
-    flow = s.flow[f]
     best, mcs_best, layers_best = 0.0, 0, 1
-    for layers in range(1, s.snr_db.shape[3] + 1):
-        allowed = sinr_db(s, c, f, snr_db(s, c, f, layers, flow.report), prbs) + flow.olla_db
-        mcs = THRESHOLD_DB.size - 1
-        while mcs >= 0 and THRESHOLD_DB[mcs] > allowed:
-            mcs -= 1
+    for layers in range(1, s.reported_db.shape[1] + 1):
+        sinr = s.whole_db[f, layers - 1] if prbs == c.prbs else sinr_db(s, c, f, s.reported_db[f, layers - 1], prbs)
+        mcs = highest(sinr + s.flow[f].olla_db)
         if mcs >= 0 and layers * EFFICIENCY[mcs] > best:
             best, mcs_best, layers_best = layers * EFFICIENCY[mcs], mcs, layers
     return mcs_best, layers_best
+
+
+@inner
+def highest(sinr: float) -> int:
+    """The highest MCS whose threshold is not above an SINR in dB, or -1; thresholds ascend."""
+    low, high = 0, THRESHOLD_DB.size
+    while low < high:
+        middle = (low + high) // 2
+        if THRESHOLD_DB[middle] > sinr:
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1
 
 
 @inner

@@ -58,6 +58,9 @@ FLOW = np.dtype(
         ("average", "f8"),  # bytes a slot, exponentially weighted, at slot `averaged`
         ("averaged", "i8"),
         ("need", "i8"),  # PRBs, in this slot
+        ("needed", "i8"),  # PRBs that `needed_bytes` would fill on `needed_elements` a PRB, worked out before
+        ("needed_bytes", "i8"),  # NONE: not known for this report
+        ("needed_elements", "i8"),
         ("metric", "f8"),  # proportional fair, in this slot
     ],
     align=True,
@@ -184,6 +187,8 @@ class State(NamedTuple):
     preamble: Array  # int64 (preambles, 2): slot in which it was last sent, and by whom
     levels: Array  # int64: of buffer status reports, none where they are exact
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
+    reported_db: Array  # float64 (2 * ues, layers): SNR of a flow's last report
+    whole_db: Array  # float64 (2 * ues, layers): the SINR that follows for a grant of the whole band
     prbs_used: Array  # int64 (slices, 2)
     nbytes: Array  # int64 (slices, 2), delivered, without overheads
 

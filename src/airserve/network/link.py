@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from math import ceil, erfc, exp, floor, log, log2, log10, pi, sqrt
+from math import ceil, erfc, exp, frexp, log, log10, pi, sqrt
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -84,6 +84,7 @@ TAIL_WIDTHS = -NormalDist().inv_cdf(TAIL)  # how far above the middle the tail b
 # d ln BLER / d(SNR / width) there: the density of the normal distribution over Q
 TAIL_SLOPE = exp(-(TAIL_WIDTHS**2) / 2) / sqrt(2 * pi) / TAIL
 TBS_BITS = np.array(_table("ts38214_5_1_3_2_1")["tbs_bits"], np.int64)
+SMALL_TBS_BITS = TBS_BITS[np.searchsorted(TBS_BITS, np.arange(0, 3825, 8))]  # by information bits, in steps of 8
 
 
 def threshold_db(mcs: int, target_bler: float = 0.1, code_block_bits: float = REFERENCE_BITS) -> float:
@@ -150,18 +151,17 @@ def tbs_bits(n_re: int, qm: int, rate: float, layers: int) -> int:
     if n_info <= 0:
         return 0
     if n_info <= 3824:
-        step = 2 ** max(3, floor(log2(n_info)) - 6)
-        quantised = max(24, step * floor(n_info / step))
-        return int(TBS_BITS[np.searchsorted(TBS_BITS, quantised)])
-    step = 2 ** (floor(log2(n_info - 24)) - 5)
-    quantised = max(3840, step * floor((n_info - 24) / step + 0.5))  # ties go up
+        power = max(3, frexp(n_info)[1] - 7)
+        return int(SMALL_TBS_BITS[max(24, int(n_info) >> power << power) >> 3])
+    power = frexp(n_info - 24)[1] - 6
+    quantised = max(3840, int((n_info - 24) / (1 << power) + 0.5) << power)  # ties go up
     if rate <= 0.25:
-        blocks = ceil((quantised + 24) / 3816)
+        blocks = (quantised + 24 + 3815) // 3816
     elif quantised > 8424:
-        blocks = ceil((quantised + 24) / 8424)
+        blocks = (quantised + 24 + 8423) // 8424
     else:
         blocks = 1
-    return int(8 * blocks * ceil((quantised + 24) / (8 * blocks)) - 24)
+    return 8 * blocks * ((quantised + 24 + 8 * blocks - 1) // (8 * blocks)) - 24
 
 
 def peak_rate_bps(

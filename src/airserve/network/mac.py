@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from airserve.errors import UserError
 from airserve.model import Array
@@ -28,7 +29,6 @@ from airserve.network.buffers import (
     N,
     State,
     take_done,
-    visible_slot,
 )
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.intake import enqueue
@@ -113,6 +113,7 @@ class Mac:
         )
         self._slicing = network.cell.slicing
         self._offered: list[tuple[int, int, int, int, float]] = []  # heap: slot, id, flow, bytes, time
+        self._ahead = NO_ARRIVALS  # those offered as arrays, by slot and id
         self._next_id = 0
         self._live = 0  # records in the state
 
@@ -129,9 +130,28 @@ class Mac:
             )
         number = self._next_id
         self._next_id += 1
-        slot = visible_slot(self._config, at_s)
+        slot = int(self._slots(at_s))
         heapq.heappush(self._offered, (slot, number, direction * self._config.ues + ue, nbytes, at_s))
         return number
+
+    def offer_all(self, ue: ArrayLike, direction: ArrayLike, nbytes: ArrayLike, at_s: ArrayLike) -> Array:
+        """As `offer` for each of many records, given as arrays that broadcast together; returns their numbers, int64.
+
+        Raises `MacError` for the first that cannot be sent; none is queued then.
+        """
+        ues, directions, sizes, times_s = (np.ravel(a) for a in np.broadcast_arrays(ue, direction, nbytes, at_s))
+        known = (ues >= 0) & (ues < self._config.ues) & ((directions == DOWN) | (directions == UP))
+        if (wrong := np.flatnonzero(~(known & (sizes > 0) & (times_s >= 0)))).size:
+            first = wrong[0]
+            self.offer(int(ues[first]), int(directions[first]), int(sizes[first]), float(times_s[first]))
+        made = np.empty(ues.size, ARRIVAL)
+        made["slot"], made["at_s"] = self._slots(times_s), times_s
+        made["flow"], made["nbytes"] = directions * self._config.ues + ues, sizes
+        made["id"] = numbers = np.arange(self._next_id, self._next_id + ues.size)
+        self._next_id += ues.size
+        both = np.concatenate([self._ahead, made])
+        self._ahead = both[np.argsort(both["slot"], kind="stable")]
+        return numbers
 
     def run(self, until_s: float) -> Array:
         """Run every slot that starts before a time; returns the records delivered.
@@ -144,9 +164,16 @@ class Mac:
         while self._offered and self._offered[0][0] < end:
             slot, number, flow, nbytes, at_s = heapq.heappop(self._offered)
             due.append((slot, flow, nbytes, at_s, number))
-        self._live += len(due)
+        arrivals = np.array(due, ARRIVAL) if due else NO_ARRIVALS
+        if self._ahead.size:
+            early = int(np.searchsorted(self._ahead["slot"], end))
+            arrivals = np.concatenate([arrivals, self._ahead[:early]])
+            if due:
+                arrivals = arrivals[np.lexsort((arrivals["id"], arrivals["slot"]))]
+            self._ahead = self._ahead[early:]
+        self._live += arrivals.size
         self._make_room()
-        done = _run(self._state, self._config, np.array(due, ARRIVAL) if due else NO_ARRIVALS, end)
+        done = _run(self._state, self._config, arrivals, end)
         check(self._slicing, self._state.slices, self._config.prbs)
         if not len(done):  # in real time, almost every slot
             return NO_RECORDS
@@ -156,7 +183,7 @@ class Mac:
     @property
     def idle(self) -> bool:
         """Nothing is offered or queued."""
-        return self._live == 0 and not self._offered
+        return self._live == 0 and not self._offered and self._ahead.size == 0
 
     @property
     def now_s(self) -> float:
@@ -166,6 +193,11 @@ class Mac:
     def usage(self) -> Usage:
         """PRBs and bytes since the start."""
         return usage(self._state, self._config)
+
+    def _slots(self, at_s: Array | float) -> Array:
+        """As `visible_slot`, which would look at all of the configuration's types again at each call from here."""
+        slots: Array = np.ceil((at_s + self._config.prepare_s) / self._config.slot_s - 1e-9).astype(np.int64)
+        return slots
 
     def _make_room(self) -> None:
         size = len(self._state.record)
@@ -277,7 +309,7 @@ def _state(
     flow = np.zeros(2 * c.ues, FLOW)
     flow["ue"], flow["slice"] = np.tile(np.arange(c.ues), 2), np.tile(slice_of, 2)
     flow["direction"] = np.repeat([DOWN, UP], c.ues)
-    for name in ("head", "tail", "unsent", "failed", "report", "served", "heard"):
+    for name in ("head", "tail", "unsent", "failed", "report", "served", "heard", "needed_bytes"):
         flow[name] = NONE
     rows, offsets = radio.assign(trace, c.ues, rng)
     flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
@@ -297,6 +329,7 @@ def _state(
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
     ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols) + rrc.farthest(c.access)
+    snr_db = _by_direction(trace.snr_down_db, trace.snr_up_db)
     return State(
         n=n,
         flow=flow,
@@ -309,7 +342,9 @@ def _state(
         ue=rrc.devices(network.cell, c.ues, rng),
         preamble=np.full((rrc.PREAMBLES, 2), NONE),
         levels=uplink.levels(network.cell.buffer_status),
-        snr_db=_by_direction(trace.snr_down_db, trace.snr_up_db),
+        snr_db=snr_db,
+        reported_db=np.zeros((2 * c.ues, snr_db.shape[-1])),
+        whole_db=np.zeros((2 * c.ues, snr_db.shape[-1])),
         prbs_used=np.zeros((c.slices, 2), np.int64),
         nbytes=np.zeros((c.slices, 2), np.int64),
     )

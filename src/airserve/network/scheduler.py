@@ -5,6 +5,8 @@ Kelly 1997 (proportional fair); TS 38.321 5.4 (uplink grants), TS 28.541 4.3.36 
 
 from __future__ import annotations
 
+from math import exp
+
 import numpy as np
 
 from airserve.model import Array
@@ -31,6 +33,7 @@ BLOCK_OVERHEAD_BYTES = sum(BLOCK.values())
 PATIENCE = 20  # slots in which a retransmission may find no room before RLC cuts it anew
 OVERFULL = 8  # times the PRBs of the carrier
 MEMORY = 200.0  # slots of the average of proportional fair
+FADED = np.array([exp(-slots / MEMORY) for slots in range(64)])  # of an average, after so many slots
 
 
 @inner
@@ -107,7 +110,7 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
         if flow.processes >= PROCESSES or flow.served == slot:
             continue
         listen(s, c, at, slot)
-        flow.average *= np.exp((flow.averaged - slot) / MEMORY)
+        flow.average *= faded(slot - flow.averaged)
         flow.averaged = slot
         rate = flow.layers * EFFICIENCY[flow.mcs]
         flow.metric = rate / max(flow.average, 1e-3)
@@ -118,7 +121,7 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
     f = s.active[direction, k]
     while f != NONE:
         if s.flow[f].metric > 0:
-            s.flow[f].need = blocks_for(s, c, f, elements)
+            s.flow[f].need = known_blocks_for(s, c, f, elements)
             needed += s.flow[f].need
         f = s.flow[f].next
     return needed
@@ -153,6 +156,22 @@ def deactivate(s: State, f: int, before: int) -> None:
 
 
 @inner
+def faded(slots: int) -> float:
+    """What is left of an average of proportional fair after some slots."""
+    return float(FADED[slots] if slots < FADED.size else np.exp(-slots / MEMORY))
+
+
+@inner
+def known_blocks_for(s: State, c: Config, f: int, elements: int) -> int:
+    """`blocks_for`, worked out again only where bytes, report or slot have changed: a flow waits in many slots."""
+    flow, nbytes = s.flow[f], waiting(s, f)
+    if flow.needed_bytes != nbytes or flow.needed_elements != elements:
+        flow.needed = blocks_for(s, c, f, elements)
+        flow.needed_bytes, flow.needed_elements = nbytes, elements
+    return int(flow.needed)
+
+
+@inner
 def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
     """Fewest PRBs, at most all, whose transport block holds what waits and its own overhead."""
     flow = s.flow[f]
@@ -167,26 +186,19 @@ def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
 
 
 @inner
-def fewest(bits: int, elements: int, mcs: int, layers: int, prbs: int) -> int:
-    """Fewest PRBs, at most `prbs`, whose transport block holds some bits."""
-    low, high = 1, prbs
-    one = block_bits(elements, prbs, mcs, layers) / prbs
-    guess = min(max(int(bits / one), 1), prbs)
-    if block_bits(elements, guess, mcs, layers) >= bits:
-        high = guess
-        low = max(1, guess - 4)
+def fewest(bits: int, elements: int, mcs: int, layers: int, most: int) -> int:
+    """Fewest PRBs, at most `most`, whose transport block holds some bits: blocks grow with PRBs, so the next will do.
+
+    Without the rounding of blocks the first guess would be right; it is at most 8 off.
+    """
+    prbs = min(int(np.ceil(bits / (elements * EFFICIENCY[mcs] * layers))), most)
+    if block_bits(elements, prbs, mcs, layers) >= bits:
+        while prbs > 1 and block_bits(elements, prbs - 1, mcs, layers) >= bits:
+            prbs -= 1
     else:
-        low = min(guess + 1, prbs)
-        high = min(guess + 8, prbs)
-        if block_bits(elements, high, mcs, layers) < bits:
-            low, high = high, prbs
-    while low < high:
-        middle = (low + high) // 2
-        if block_bits(elements, middle, mcs, layers) >= bits:
-            high = middle
-        else:
-            low = middle + 1
-    return high
+        while prbs < most and block_bits(elements, prbs, mcs, layers) < bits:
+            prbs += 1
+    return prbs
 
 
 @inner
