@@ -11,7 +11,7 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from airserve import wire
 from airserve.model import Tensor
-from airserve.serve.routing import AnswerReader
+from airserve.serve.connecting import AnswerReader
 from airserve.timing import AirBytes, Timing, TimingError, format_air, format_timing, parse_air, parse_timing
 
 NUMBERS = [dtype for dtype in wire.DATATYPE if dtype not in ("bytes", "bfloat16")]

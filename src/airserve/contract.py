@@ -125,7 +125,9 @@ def percentile(values: Array, q: float) -> float:
 class Route:
     """Where a head sends its output: an Open Inference Protocol V2 model at an address.
 
-    `source` is the address to bind before connecting: on the emulated air it names the device.
+    `source` is the address to bind before connecting: on the emulated air it names the device. Where an endpoint has
+    several, `weight` is a route's share of the requests against the others' (0: in reserve, asked when no other can
+    be), or with `mirror` the part of all requests (0 to 1) of which it gets a copy whose answer nobody waits for.
     """
 
     host: str
@@ -133,6 +135,8 @@ class Route:
     model: str
     source: str = ""
     compress: bool = False  # zstd, as HTTP Content-Encoding
+    weight: float = 1.0
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class Endpoint:
     next: Route | None = None
     version: str = "1"  # a deployment replaces endpoints, it does not stack versions; a service of its own may
     aliases: tuple[str, ...] = ()  # other names of the version
+    also: tuple[Route, ...] = ()  # beside `next`: places that do the same, or that are tried out
 
 
 @dataclass(frozen=True)

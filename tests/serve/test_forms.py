@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from airserve import wire
 from airserve.model import Engine, Tensor
+from airserve.serve.connecting import AnswerReader
 from airserve.serve.protocols import _forms
 from airserve.serve.protocols._answers import Template
 from airserve.serve.protocols._forms import hole, numbers_of
-from airserve.serve.routing import AnswerReader
 from airserve.tensors import WireError, from_list
 from airserve.timing import Timing, format_timing
 

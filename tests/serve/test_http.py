@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from airserve import wire
 from airserve.contract import Deployment, Endpoint, SiteProcess, to_plain
 from airserve.model import Engine, Function, Tensor
-from airserve.serve.routing import AnswerReader
+from airserve.serve.connecting import AnswerReader
 from airserve.timing import parse_timing
 
 X = Tensor("x", "float32", (-1, 4))

@@ -11,9 +11,9 @@ import uvloop
 from airserve import wire
 from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function, Tensor
+from airserve.serve.connecting import AnswerReader
 from airserve.serve.protocols import oip
 from airserve.serve.protocols._http import Limits
-from airserve.serve.routing import AnswerReader
 from airserve.serve.service import Service
 
 X = Tensor("x", "float32", (-1, 4))

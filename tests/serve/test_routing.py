@@ -1,20 +1,19 @@
 """A head's connection: which bytes a request took, what happens when the tail dies, is late, or talks nonsense."""
 
 import asyncio
-import json
 import time
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 
 from airserve import wire
 from airserve.contract import Endpoint, Route, SiteProcess
 from airserve.model import Engine, Function, Tensor
-from airserve.serve.routing import AnswerReader, Router, Upstream, UpstreamFailed, UpstreamLate
+from airserve.serve.balancing import Balancer
+from airserve.serve.connecting import AnswerReader, UpstreamFailed, UpstreamLate
+from airserve.serve.routing import ALONE, Router
 from airserve.serve.service import Service
 from airserve.timing import parse_air, parse_timing
 
@@ -148,15 +147,15 @@ def test_a_connection_that_dies_in_the_middle_is_made_again_once():
     async def run():
         request = wire.metadata_request("m", host="h")
         async with fake(second_time_lucky) as port:
-            upstream = Upstream(Route("127.0.0.1", port, "m"))
-            got, air = await upstream.send(request, time.monotonic() + 5)
-            assert (got.body, calls, air.up[0]) == (b"{}", 2, 0)
+            alone = Balancer([Route("127.0.0.1", port, "m")], ALONE)
+            got = await alone.send(lambda route: request, time.monotonic() + 5)
+            assert (got.answer.body, calls, got.air.up[0]) == (b"{}", 2, 0)
             with pytest.raises(
                 UpstreamFailed, match=r"m at 127.0.0.1:\d+ cannot be asked \(the connection was closed\)"
             ):
-                await upstream.send(request, time.monotonic() + 5)
+                await alone.send(lambda route: request, time.monotonic() + 5)
             assert 3 <= calls <= 4  # three where it had not yet noticed the end of the second connection
-            upstream.close()
+            alone.close()
 
     uvloop.run(run())
 
@@ -180,12 +179,12 @@ async def odd(reader, writer):
 def test_a_tail_that_is_late_and_one_that_talks_nonsense(behaviour, error, says):
     async def run():
         async with fake(behaviour) as port:
-            upstream = Upstream(Route("127.0.0.1", port, "m"))
+            alone = Balancer([Route("127.0.0.1", port, "m")], ALONE)
             begun_s = time.monotonic()
             with pytest.raises(error, match=says):
-                await upstream.send(wire.metadata_request("m", host="h"), begun_s + 0.1)
+                await alone.send(lambda route: wire.metadata_request("m", host="h"), begun_s + 0.1)
             assert time.monotonic() - begun_s < 1
-            upstream.close()
+            alone.close()
 
     uvloop.run(run())
 
@@ -199,7 +198,7 @@ def test_an_answer_that_cannot_be_read_is_the_next_sites_fault(body):
 
     async def run():
         async with fake(answer) as port:
-            router = Router(Route("127.0.0.1", port, "m"))
+            router = Router([Route("127.0.0.1", port, "m")])
             with pytest.raises(UpstreamFailed, match="cannot be read"):
                 await router.ask(wire.metadata_request("m", host="h"), time.monotonic() + 5)
             with pytest.raises(UpstreamFailed, match="cannot be read"):
@@ -207,19 +206,3 @@ def test_an_answer_that_cannot_be_read_is_the_next_sites_fault(body):
             router.close()
 
     uvloop.run(run())
-
-
-@given(st.lists(st.binary(max_size=50), max_size=5), st.data())
-def test_answers_are_read_however_the_stream_is_torn(bodies, data):
-    stream = b"".join(wire.http_response(200, body) for body in bodies)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    reader, got = AnswerReader(), []
-    for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        got += reader.feed(stream[a:b])
-    assert [one.body for one in got] == bodies
-    assert sum(one.size_bytes for one in got) == len(stream)
-
-
-def test_an_interim_answer_is_passed_over():
-    data = b"HTTP/1.1 100 Continue\r\n\r\n" + wire.http_response(200, json.dumps({}).encode())
-    assert [one.status for one in AnswerReader().feed(data)] == [200]

@@ -25,8 +25,8 @@ from airserve import wire
 from airserve.errors import UserError
 from airserve.model import Engine, ModelError, Tensor
 from airserve.serve.configuration import Configuration
+from airserve.serve.connecting import AnswerReader
 from airserve.serve.offering import offers
-from airserve.serve.routing import AnswerReader
 from airserve.serve.supervising import Supervisor
 from airserve.serve.untrusted import check_graph
 from airserve.serve.watching import counts

@@ -23,7 +23,7 @@ from airserve.contract import Asker, Deployment
 from airserve.errors import UserError
 from airserve.linux import wait
 from airserve.model import Array, Samples, Signature, Tensor, load_samples, open_function
-from airserve.serve.routing import Answer, AnswerReader
+from airserve.serve.connecting import Answer, AnswerReader
 from airserve.tensors import WireError
 from airserve.timing import AirBytes
 

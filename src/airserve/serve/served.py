@@ -49,7 +49,7 @@ class Served:
         self.endpoint = endpoint
         self.name = endpoint.name
         self.version = endpoint.version
-        self.router = Router(endpoint.next) if endpoint.next else None
+        self.router = Router((endpoint.next, *endpoint.also)) if endpoint.next else None
         if not endpoint.functions:
             raise ModelError(f"endpoint {self.name} has no functions; give it at least one.")
         opened = [open_function(function) for function in endpoint.functions]

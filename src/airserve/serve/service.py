@@ -19,8 +19,8 @@ from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
 from airserve.model import Array, ModelError, Signature, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded, Workers
+from airserve.serve.connecting import UpstreamLate
 from airserve.serve.metering import Table
-from airserve.serve.routing import UpstreamLate
 from airserve.serve.served import BadInput, Served
 from airserve.timing import Timing
 
@@ -198,6 +198,7 @@ class Service:
         `UpstreamFailed`, `UpstreamLate`.
         """
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        named = deadline_s is not None
         deadline_s = arrived_s + self.deadline_s if deadline_s is None else deadline_s
         served = name if isinstance(name, Served) else self.endpoint(name)
         try:
@@ -208,7 +209,7 @@ class Service:
             outputs, request = done.result
             onward = None
             if served.router is not None:
-                onward = await served.router.ask(request, deadline_s)
+                onward = await served.router.ask(request, deadline_s, tell=named)
                 served.check_requested(requested, [tensor for tensor, _ in onward.outputs])
         except (Exception, asyncio.CancelledError) as error:
             served.meter.failed(_failure(error))

@@ -20,6 +20,7 @@ import orjson
 from airserve import wire
 from airserve.model import ModelError, Tensor
 from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.exposing import MEDIA, exposition
 from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import _beside, _http, _pages
@@ -36,7 +37,6 @@ from airserve.serve.protocols._entry import (
 )
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.protocols._head import Head
-from airserve.serve.routing import UpstreamFailed, UpstreamLate
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Reply, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, WireError

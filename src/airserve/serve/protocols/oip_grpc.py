@@ -21,10 +21,10 @@ import numpy as np
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.guarding import Admitted, Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols._contents import RAW_INPUT, RAW_OUTPUT, M, answer_of, delimited, header_of, inputs_of
 from airserve.serve.protocols._messages import SERVICE
-from airserve.serve.routing import UpstreamFailed, UpstreamLate
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, NUMPY, WireError, pack

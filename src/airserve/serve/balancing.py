@@ -1,0 +1,310 @@
+"""Several places that answer the same: which is asked, again where one fails, and what is only tried beside.
+
+Inference may be repeated, so a request whose place dies goes to another: within a budget (`retrying`) and within its
+deadline. Places that are dead are found in under a second (`ejecting`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, final
+
+from airserve.contract import Route
+from airserve.serve.connecting import Answer, Upstream, UpstreamFailed, UpstreamLate
+from airserve.serve.ejecting import PROBE_EVERY_S, PROBE_WITHIN_S, Health
+from airserve.serve.retrying import Budget
+from airserve.timing import AirBytes
+
+ELSEWHERE = frozenset((502, 503))  # answers that another place may not give
+IDLE_S = 5.0  # unasked for so long, a place that is in is no longer probed
+MIRRORED = 16  # copies under way to a mirror; beyond, none is made
+
+Write = Callable[[Route], bytes]  # a whole HTTP request, as it goes to a place
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How places are asked. With `probes` off nothing is ejected and nothing is waited for: for a single place."""
+
+    attempts: int = 3  # of one request
+    ratio: float = 0.1  # of the requests may be retries
+    reserve: int = 100  # retries beside
+    patience_s: float = 2.0  # waited for a place to come back where none is in: a worker that dies is back in that time
+    hedge_s: float | None = None  # after so long a second place is asked as well, out of the same budget; None: never
+    connections: int = 16  # to each place
+    connect_s: float = 0.5
+    probes: bool = True
+
+
+class Sent(NamedTuple):
+    """An answer, where request and answer lie on their connection, and who gave it."""
+
+    answer: Answer
+    air: AirBytes
+    route: Route
+
+
+class Asked(Protocol):
+    """What a place is asked by: an `Upstream`."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    async def exchange(self, request: bytes, deadline_s: float) -> tuple[Answer, AirBytes]: ...
+
+    def abort(self, why: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Open = Callable[[Route, Manner], Asked]
+
+
+@dataclass
+class Counts:
+    """What a Balancer has done. `mirrored` counts copies that were answered, `unmirrored` those that were not."""
+
+    requests: int = 0
+    retries: int = 0
+    hedges: int = 0
+    ejections: int = 0
+    mirrored: int = 0
+    unmirrored: int = 0
+
+
+def upstream(route: Route, manner: Manner) -> Upstream:
+    return Upstream(route, manner.connections, manner.connect_s)
+
+
+def pick(weights: Sequence[float], waiting: Sequence[int], rng: random.Random) -> int:
+    """Which of several places is asked: by weight, and among equal weights the less busy of two drawn.
+
+    Two choices: Mitzenmacher, "The power of two choices in randomized load balancing", 2001. Places of weight 0 are
+    in reserve: asked where there are no others.
+
+    >>> pick([0.0, 1.0], [0, 9], random.Random(0)), pick([0.0], [0], random.Random(0))
+    (1, 0)
+    """
+    some = [k for k, weight in enumerate(weights) if weight > 0] or list(range(len(weights)))
+    if len({weights[k] for k in some}) == 1:
+        drawn = rng.sample(some, min(2, len(some)))
+        return min(drawn, key=lambda k: waiting[k])
+    return rng.choices(some, [weights[k] for k in some])[0]
+
+
+@final
+class _Place:
+    """A route, its connections and its health."""
+
+    def __init__(self, route: Route, asked: Asked) -> None:
+        self.route, self.asked = route, asked
+        self.health = Health()
+        self.proof_s = -1e9  # when it last answered
+        self.due = asyncio.Event()  # a probe is, at once
+
+    def __str__(self) -> str:
+        return f"{self.route.model} at {self.route.host}:{self.route.port}"
+
+
+@final
+class Balancer:
+    """Asks one of several places, as their Routes say. Made inside a running loop.
+
+    Routes with `mirror` get copies of that share of the requests, whose answers nobody waits for.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        manner: Manner | None = None,
+        *,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        opens: Open = upstream,
+    ) -> None:
+        self.manner = manner = manner or Manner()
+        self.counts = Counts()
+        self._rng, self._clock, self._opens = rng or random.Random(), clock, opens
+        places = [_Place(route, opens(route, manner)) for route in routes]
+        self._places = [place for place in places if not place.route.mirror]
+        self._mirrors = [place for place in places if place.route.mirror]
+        self._budget = Budget(manner.ratio, manner.reserve)
+        self._back = asyncio.Event()  # set, and put in place anew, when a place comes back
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked_s = -1e9
+        self._watched = False
+
+    @property
+    def out(self) -> list[Route]:
+        """The places that are not asked now."""
+        return [place.route for place in self._places if place.health.out]
+
+    async def send(self, write: Write, deadline_s: float) -> Sent:
+        """The answer to a request; `deadline_s` is of `time.monotonic`.
+
+        Raises `UpstreamFailed`, `UpstreamLate`.
+        """
+        self.counts.requests += 1
+        self._budget.earn()
+        if self.manner.probes:
+            self._watch_all()
+        for mirror in self._mirrors:
+            self._copy(mirror, write, deadline_s)
+        if self.manner.hedge_s is None:
+            return await self._persist(write, deadline_s, [])
+        return await self._hedge(self.manner.hedge_s, write, deadline_s)
+
+    def close(self) -> None:
+        """End all connections and tasks, once nothing is awaited any more."""
+        for task in self._tasks:
+            task.cancel()
+        for place in (*self._places, *self._mirrors):
+            place.asked.close()
+
+    async def _persist(self, write: Write, deadline_s: float, tried: list[_Place]) -> Sent:
+        """Ask one place after another until one answers, or there is no time, budget or attempt left."""
+        attempt, refused = 0, None
+        while True:
+            attempt += 1
+            place = await self._choose(tried, deadline_s)
+            tried.append(place)
+            try:
+                answer, air = await place.asked.exchange(write(place.route), deadline_s)
+            except OSError as error:
+                if isinstance(error, TimeoutError) and error.errno is None:  # ours: the kernel's have a number
+                    late = f"{place} did not answer before the deadline; see that its site runs."
+                    raise UpstreamLate(late) from None
+                self._failed(place)
+                reason = error.strerror if error.errno and error.strerror else str(error)
+                failure = f"{place} cannot be asked ({reason}); see that its site runs."
+            else:
+                place.health.answered()
+                place.proof_s = self._clock()
+                refused = Sent(answer, air, place.route)
+                if answer.status not in ELSEWHERE or not self._others(tried):
+                    return refused
+                failure = ""
+            if attempt >= self.manner.attempts or self._clock() >= deadline_s or not self._budget.take():
+                if refused is not None:
+                    return refused
+                raise UpstreamFailed(failure)
+            self.counts.retries += 1
+
+    async def _choose(self, tried: Sequence[_Place], deadline_s: float) -> _Place:
+        """A place that is in and was not tried yet, where there is one; where none is in, one may come back."""
+        until_s = min(deadline_s, self._clock() + self.manner.patience_s)
+        while self.manner.probes and all(place.health.out for place in self._places):
+            if (within_s := until_s - self._clock()) <= 0:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._back.wait()
+        there = [place for place in self._places if not place.health.out] or self._places
+        fresh = [place for place in there if place not in tried] or there
+        return fresh[pick([p.route.weight for p in fresh], [p.asked.waiting for p in fresh], self._rng)]
+
+    def _others(self, tried: Sequence[_Place]) -> bool:
+        return any(not place.health.out and place not in tried for place in self._places)
+
+    async def _hedge(self, after_s: float, write: Write, deadline_s: float) -> Sent:
+        """Ask a second place where the first is slow; the first answer counts (Dean, Barroso, "The tail at scale")."""
+        tried: list[_Place] = []
+        asking = {asyncio.ensure_future(self._persist(write, deadline_s, tried))}
+        try:
+            done, _ = await asyncio.wait(asking, timeout=min(after_s, max(deadline_s - self._clock(), 0)))
+            if not done and self._others(tried) and self._budget.take():
+                self.counts.hedges += 1
+                asking.add(asyncio.ensure_future(self._persist(write, deadline_s, tried)))
+            while True:
+                done, rest = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                good = [one for one in done if one.exception() is None]
+                if good or not rest:
+                    return (good or list(done))[0].result()
+                asking = rest
+        finally:
+            for one in asking:
+                one.cancel()
+
+    def _copy(self, mirror: _Place, write: Write, deadline_s: float) -> None:
+        if mirror.route.weight < 1 and self._rng.random() >= mirror.route.weight:
+            return
+        if mirror.asked.waiting >= MIRRORED:
+            self.counts.unmirrored += 1
+            return
+
+        async def copied() -> None:
+            try:
+                await mirror.asked.exchange(write(mirror.route), deadline_s)
+                self.counts.mirrored += 1
+            except OSError:  # TimeoutError is one
+                self.counts.unmirrored += 1
+
+        self._spawn(copied())  # begins once the request itself is on its way
+
+    def _failed(self, place: _Place) -> None:
+        if self.manner.probes and place.health.failed(self._clock()):
+            self.counts.ejections += 1
+            place.due.set()
+
+    def _watch_all(self) -> None:
+        now_s = self._clock()
+        if not self._watched:
+            self._watched = True
+            for place in self._places:
+                self._spawn(self._watch(place))
+        elif now_s > self._asked_s + IDLE_S:
+            for place in self._places:
+                place.due.set()
+        self._asked_s = now_s
+
+    async def _watch(self, place: _Place) -> None:
+        """Probe a place that nothing else has proved alive, on a connection of its own, for ever."""
+        clock, wait_s = self._clock, PROBE_EVERY_S
+        while True:
+            idle = clock() > self._asked_s + IDLE_S and not place.health.out
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if idle else wait_s):
+                    await place.due.wait()
+            place.due.clear()
+            proved_s = place.proof_s + PROBE_EVERY_S - clock()
+            if proved_s > 0 and not place.health.out:
+                wait_s = proved_s
+                continue
+            wait_s = PROBE_EVERY_S
+            try:
+                status = await self._probe(place)
+            except TimeoutError:
+                wait_s = 0.0  # ask again at once
+                if place.health.missed(clock()):
+                    self.counts.ejections += 1
+                    if not all(other.health.out for other in self._places):
+                        place.asked.abort("it does not answer probes")  # what waits there goes elsewhere
+                if place.health.out:
+                    wait_s = PROBE_EVERY_S
+                continue
+            except OSError:
+                status = 0
+            if status != 200:
+                self.counts.ejections += place.health.failed(clock())
+            elif place.health.probed(clock()):
+                self._back.set()
+                self._back = asyncio.Event()
+
+    async def _probe(self, place: _Place) -> int:
+        """The status of V2's readiness. Raises `OSError`, `TimeoutError`."""
+        one = self._opens(place.route, Manner(connections=1))
+        request = f"GET /v2/health/ready HTTP/1.1\r\nHost: {place.route.host}:{place.route.port}\r\n\r\n".encode()
+        try:
+            return (await one.exchange(request, self._clock() + PROBE_WITHIN_S))[0].status
+        finally:
+            one.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
