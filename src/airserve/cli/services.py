@@ -29,6 +29,8 @@ def serve(
     tls_key: Annotated[str, typer.Option(help="Its key, PEM.")] = "",
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait in a worker.")] = 256,
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Where a request names none.")] = 30.0,
+    running: Annotated[int, typer.Option(min=1, help="Texts that a language model generates side by side.")] = 8,
+    cache_mb: Annotated[int, typer.Option(min=1, help="Memory for their KV caches, in each worker.")] = 1024,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line of JSON for every request.")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
@@ -50,6 +52,8 @@ def serve(
             tls_key=tls_key,
             queue=queue,
             deadline_s=deadline_s,
+            running=running,
+            cache_mb=cache_mb,
             access_log=access_log,
         )
     )

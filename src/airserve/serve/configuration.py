@@ -15,6 +15,15 @@ class ConfigurationError(UserError):
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a language model of a worker may hold."""
+
+    running: int = 8  # sequences that share a step
+    cache_bytes: int = 1 << 30  # of all caches, with the copy that a step makes
+    waiting: int = 256  # sequences that have no place yet
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One service: `sources` are what `offering.offers` reads; paths are files, "" where there is none."""
 
@@ -33,6 +42,12 @@ class Configuration:
     queue: int = 256  # requests of a worker that may wait
     access_log: bool = False  # a line for every request
     deadline_s: float = 30.0  # where a request names none
+    running: int = Bounds.running  # sequences that a language model of a worker generates side by side
+    cache_mb: int = Bounds.cache_bytes >> 20  # that they may take
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.running, self.cache_mb << 20, self.queue)
 
     def check(self) -> None:
         """Raises `ConfigurationError`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from airserve.serve.metering import BUCKETS_S, Counted
 from airserve.serve.service import Service
+from airserve.serve.tallying import exposed
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -44,6 +45,9 @@ def exposition(service: Service) -> bytes:
             lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total}')
         lines.append(f"{name}_sum{{{labels}}} {c.queue_s + c.compute_s:.17g}")
         lines.append(f"{name}_count{{{labels}}} {total}")
+    speaking = [s.language is not None for s in service.served]
+    tallied = [s.table.tallies.tallied(s.slot) for s in service.served]
+    lines.extend(exposed([(of, t) for (of, _), t, says in zip(counted, tallied, speaking, strict=True) if says]))
     say("airserve_start_time_seconds", "gauge", "When the service began, Unix time.", [("", service.table.begun_s)])
     return ("\n".join(lines) + "\n").encode()
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from airserve.model import Array
+from airserve.serve.tallying import Tallies
 
 BUCKETS_S = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
@@ -78,6 +79,7 @@ class Table:
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
         self._array: Array = np.frombuffer(self._shared, np.float64).reshape(2 * workers, slots, CELLS)
         self._slots = slots
+        self.tallies = Tallies(workers, slots)  # of language models
         self.begun_s = time.time()
 
     def meter(self, worker: int, slot: int, aside: bool = False) -> Meter:
@@ -87,6 +89,7 @@ class Table:
     def clear(self, slot: int) -> None:
         """Forget what a slot held, before another version of a model gets it."""
         self._array[:, slot] = 0.0
+        self.tallies.clear(slot)
 
     def counted(self, slot: int) -> Counted:
         part = self._array[:, slot]

@@ -1,7 +1,9 @@
-"""From what a user names to what is served: an .onnx file, a folder in Triton's or MLflow's layout, the registry.
+"""From what a user names to what is served: an .onnx file, a folder in Triton's, MLflow's or Optimum's layout, the
+registry.
 
 Triton: repository/MODEL/VERSION/model.onnx, with an optional config.pbtxt whose version_policy is kept (by default the
-latest version alone). MLflow: a folder with an MLmodel file of flavour onnx. The registry is asked in a process of its
+latest version alone). MLflow: a folder with an MLmodel file of flavour onnx. Optimum: a folder with model.onnx, and
+beside it what belongs to it, such as its tokenizer. The registry is asked in a process of its
 own, for a server does without its database.
 """
 
@@ -54,12 +56,17 @@ def names(source: str) -> list[str]:
         return [path.stem]
     if not path.is_dir():
         return []
-    if _versions(path) or (path / "MLmodel").is_file():
+    if _alone(path):
         return [path.resolve().name]
-    found = sorted(child.name for child in path.iterdir() if child.is_dir() and _versions(child))
+    found = sorted(
+        child.name
+        for child in path.iterdir()
+        if child.is_dir() and (_versions(child) or (child / "model.onnx").is_file())
+    )
     if not found:
         raise ModelError(
-            f"{source} holds no model; wanted is {source}/MODEL/1/model.onnx, a folder with MLmodel, or an .onnx file."
+            f"{source} holds no model; wanted is {source}/MODEL/1/model.onnx, a folder with MLmodel or model.onnx, or "
+            "an .onnx file."
         )
     return found
 
@@ -75,8 +82,13 @@ def offers(source: str, only: str | None = None) -> list[Offer]:
     elif path.is_dir():
         for name in names(source):
             if only is None or name == only:
-                folder = path if _versions(path) or (path / "MLmodel").is_file() else path / name
-                found += _mlflow(folder, name) if (folder / "MLmodel").is_file() else _triton(folder, name)
+                folder = path if _alone(path) else path / name
+                if (folder / "MLmodel").is_file():
+                    found += _mlflow(folder, name)
+                elif _versions(folder):
+                    found += _triton(folder, name)
+                else:
+                    found.append(Endpoint(_named(name, source), (_model(folder / "model.onnx"),)))
     else:
         found = [_registered(source)]
     made = []
@@ -108,6 +120,11 @@ def _named(name: str, source: str) -> str:
     if not NAME.fullmatch(name):
         raise ModelError(f"{source}: {name!r} is not a usable name; use letters, digits, dots, hyphens, underscores.")
     return name
+
+
+def _alone(folder: Path) -> bool:
+    """Whether a folder is one model's."""
+    return bool(_versions(folder)) or any((folder / name).is_file() for name in ("MLmodel", "model.onnx"))
 
 
 def _versions(folder: Path) -> list[int]:

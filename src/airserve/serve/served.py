@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, final
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
 from airserve.contract import Endpoint
 from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function
 from airserve.serve.batching import Padded
+from airserve.serve.configuration import Bounds
 from airserve.serve.metering import Meter, Table
 from airserve.serve.routing import Router
 from airserve.tensors import DATATYPE, NUMPY
+
+if TYPE_CHECKING:
+    from airserve.serve.encoding import Encoder
+    from airserve.serve.generating import Generator
 
 INLINE_S = 1e-3  # work shorter than this runs on the loop when a core is free: a thread hop costs 30 us and more
 
@@ -42,10 +48,18 @@ class Counts(NamedTuple):
 class Served:
     """A version of a model, loaded and warmed up: its signature, the check of a request against it, and its work.
 
-    `worker` and `slot` say where in `table` it is counted. Raises `ModelError` where it cannot be loaded.
+    `worker` and `slot` say where in `table` it is counted, `bounds` what a language model may hold. Raises `ModelError`
+    where it cannot be loaded.
     """
 
-    def __init__(self, endpoint: Endpoint, table: Table | None = None, worker: int = 0, slot: int = 0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        table: Table | None = None,
+        worker: int = 0,
+        slot: int = 0,
+        bounds: Bounds | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.name = endpoint.name
         self.version = endpoint.version
@@ -69,6 +83,12 @@ class Served:
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
         self.quick = self.cheap and self.router is None  # may be computed on the loop
         self.work: Run = runs[0] if self.padded.plain else self.padded
+        self.language: Generator | Encoder | None = None
+        if len(opened) == 1 and any(tensor.name == "input_ids" for tensor in self.inputs):
+            from airserve.serve.language import open_language  # of no use to others
+
+            path, tally = Path(endpoint.functions[0].path), self.table.tallies.tally(worker, slot)
+            self.language = open_language(self.name, path, runs[0], self.meter, tally, bounds or Bounds())
 
     @property
     def counts(self) -> Counts:
@@ -129,6 +149,8 @@ class Served:
     def close(self) -> None:
         if self.router is not None:
             self.router.close()
+        if self.language is not None:
+            self.language.close()
 
 
 def _joined(name: str, before: Sequence[Tensor], after: Sequence[Tensor], run: Run) -> Run:

@@ -159,7 +159,8 @@ class Models:
         for offer in offers:
             served = self._have.get(offer)
             if served is None:
-                served = Served(offer.endpoint, self._service.table, self._service.worker, offer.slot)
+                service, bounds = self._service, self._configuration.bounds
+                served = Served(offer.endpoint, service.table, service.worker, offer.slot, bounds)
                 if offering.stamp(offer.endpoint.functions[0].path) != offer.stamp:
                     raise ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
             made[offer] = served
