@@ -20,6 +20,7 @@ PICTURES = Form((12, 12), 7)
 TEXTS, PAIRS = Form((9,), 7, ids=(30,)), Form((2,), 1, ids=(5, 8))
 FORMS = {
     "efficientnet-lite0": Form((32, 32, 3), 7),
+    "ds-cnn": Form((2_000,), 7),
     **dict.fromkeys(("lstm", "gru", "transformer"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
 }  # of those that do not take small grey pictures

@@ -42,6 +42,12 @@ class Form:
             raise ModelError(f"{net} takes pictures, not {self}; use {self.instead}.")
         return self.shape[2] if len(self.shape) == 3 else 1
 
+    def wave(self, net: str, least: int) -> int:
+        """Samples of a wave. Raises `ModelError` for what is none, or is shorter than a frame."""
+        if len(self.shape) != 1 or self.ids or self.shape[0] < least:
+            raise ModelError(f"{net} takes waves of at least {least} samples, not {self}; use {self.instead}.")
+        return self.shape[0]
+
     def words(self, net: str) -> int:
         """How many words there are. Raises `ModelError` for what is no text."""
         if len(self.ids) != 1:

@@ -1,0 +1,104 @@
+"""A keyword spotter of depthwise separable convolutions. Zhang, Suda, Lai and Chandra 2017, "Hello Edge",
+arXiv:1711.07128. Its log-mel front end is a part of the net, so a device sends, or hears, the wave as it is."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from airserve.learn.nets import Form
+from airserve.learn.spectra import FLOOR, kernels, lengths, triangles
+
+
+@dataclass(frozen=True)
+class Config:
+    sampling_hz: int = 8000  # of the wave; a frame is 40 ms
+    bands: int = 20  # mel bands
+    width: int = 64  # channels
+    layers: int = 4  # separable convolutions
+    dropout: float = 0.2
+    epochs: int = 16
+    batch: int = 64
+    rate: float = 5e-3  # peak learning rate
+    decay: float = 5e-2  # weight decay
+
+
+def build(config: Config, form: Form) -> nn.Module:
+    """A DS-CNN for waves, shape (samples,). Raises `ModelError` on other inputs."""
+    form.wave("ds-cnn", lengths(config.sampling_hz)[0])
+    return KeywordSpotter(config, form.outputs)
+
+
+class KeywordSpotter(nn.Module):
+    """The spectrum as a picture of time and pitch, one full convolution, separable ones, the mean over all places."""
+
+    def __init__(self, config: Config, outputs: int) -> None:
+        super().__init__()
+        width = config.width
+        self.spectrum = LogMel(config.sampling_hz, config.bands)
+        self.level = nn.BatchNorm1d(config.bands)
+        self.first = nn.Sequential(
+            nn.Conv2d(1, width, (10, 4), stride=2, padding=(4, 1), bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.layers = nn.Sequential(*(Separable(width) for _ in range(config.layers)))
+        self.dropout = nn.Dropout(config.dropout)
+        self.answer = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, samples) -> (n, outputs)."""
+        x = self.level(self.spectrum(x).transpose(1, 2)).transpose(1, 2)  # (n, frames, bands)
+        if self.training:
+            x = masked(shifted(x))
+        x = self.layers(self.first(x.unsqueeze(1)))  # (n, width, frames / 2, bands / 2)
+        return self.answer(self.dropout(x.mean((2, 3))))
+
+
+def shifted(x: Tensor) -> Tensor:
+    """A batch of spectra (n, frames, bands), up to 5 frames earlier or later and a band lower or higher."""
+    frames, bands = int(torch.randint(-5, 6, ())), int(torch.randint(-1, 2, ()))
+    return x.roll((frames, bands), (1, 2))
+
+
+def masked(x: Tensor) -> Tensor:
+    """Without a stretch of time and one of pitch, random ones in each row. Park et al. 2019, arXiv:1904.08779."""
+    for axis, longest in ((1, x.shape[1] // 5), (2, x.shape[2] // 5)):
+        places = torch.arange(x.shape[axis], device=x.device)
+        begin = torch.randint(0, x.shape[axis], (len(x), 1), device=x.device)
+        gone = (places >= begin) & (places < begin + torch.randint(0, longest + 1, (len(x), 1), device=x.device))
+        x = x.masked_fill(gone.unsqueeze(3 - axis), 0.0)
+    return x
+
+
+class Separable(nn.Module):
+    """A convolution of 3x3 within each channel, then one of 1x1 among channels; norm and ReLU after each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.point = nn.Conv2d(width, width, 1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm2(self.point(F.relu(self.norm1(self.depth(x))))))
+
+
+class LogMel(nn.Module):
+    """`spectra.log_mel` in operators that export: the windowed Fourier transform is a convolution with constants.
+
+    In float32 under any autocast, for the logarithm of a rounded power says little.
+    """
+
+    def __init__(self, sampling_hz: int, bands: int) -> None:
+        super().__init__()
+        frame, self.hop = lengths(sampling_hz)
+        self.register_buffer("waves", torch.tensor(kernels(frame)[:, None], dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "mel", torch.tensor(triangles(sampling_hz, frame, bands), dtype=torch.float32), persistent=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, samples), about as large as 1 -> (n, frames, bands)."""
+        with torch.autocast(x.device.type, enabled=False):
+            real, imaginary = F.conv1d(x.float().unsqueeze(1), self.waves, stride=self.hop).chunk(2, 1)
+            return ((real**2 + imaginary**2).transpose(1, 2) @ self.mel + FLOOR).log()
