@@ -72,7 +72,7 @@ $(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp pyproject.toml
 	$(STEP) "set-up: installing what the tests need"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[learn,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[learn,import,dev]'
 	@touch $@
 
 clean:  ## remove the environment and everything made

@@ -38,16 +38,26 @@ def train(
 
 @command(name="import")
 def import_(
-    source: Annotated[str, typer.Argument(help="An .onnx file, or a net that comes with weights: efficientnet-lite0")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="An .onnx, .keras or .skops file, FILE.py:FUNCTION for a torch module, a folder in Hugging Face's "
+            "layout, or a net that comes with weights: efficientnet-lite0"
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Its name in the registry.")] = None,
     samples: Annotated[Path | None, typer.Option(help="An .npz file with `inputs` and, where known, `labels`.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open a file that may run its maker's code: a pickle.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Register anyone's ONNX model, or a net with its published weights."""
+    """Register anyone's model, or a net with its published weights."""
     from airserve.learn.importing import import_model
     from airserve.registry import Registry
 
-    _model(import_model(source, name, samples, registry=Registry(), progress=not as_json), as_json)
+    model = import_model(source, name, samples, registry=Registry(), trust=trust, progress=not as_json)
+    _model(model, as_json)
 
 
 @command()

@@ -16,7 +16,10 @@ command = partial(app.command, rich_help_panel="A service of its own")
 
 @command()
 def serve(
-    models: Annotated[list[str], typer.Argument(help="An .onnx file, a folder in Triton's layout, a model's name.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="An .onnx file, a folder in Triton's layout, a model's name, or what `import` reads."),
+    ],
     host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes; one a core is best.")] = 1,
@@ -37,6 +40,10 @@ def serve(
     from airserve.serve.configuration import Configuration
     from airserve.serve.starting import become
 
+    if any(Path(model).suffix not in ("", ".onnx") or (Path(model) / "config.json").is_file() for model in models):
+        from airserve.learn.importing import served  # what another tool made is imported first
+
+        models = [served(model) for model in models]
     become(
         Configuration(
             tuple(models),

@@ -1,37 +1,118 @@
-"""Importing: anyone's ONNX model, or a net of ours with its published weights, as a Model in the registry.
+"""Importing: anyone's model, or a net of ours with its published weights, as a Model in the registry.
 
-Only a net with published weights loads torch.
+`learn/importers` has the kinds. An ONNX file loads neither torch nor the tool that it came from.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from airserve.catalog import nets, tasks
-from airserve.errors import Unknown
+from airserve.errors import Unknown, UserError
+from airserve.learn.importers import Given, agree, importers, which
 from airserve.learn.scoring import agreement, top
 from airserve.model import Engine, Model, ModelError, Samples, load_samples
 from airserve.registry import Registry
 
 RECIPE = 1  # raise it when a change of this file or of a net would import another Model
+KINDS = (
+    "an .onnx file, a .keras file, a .skops file of scikit-learn, FILE.py:FUNCTION that returns a torch module and an "
+    "example, a .pt2 program, or a folder with config.json and model.safetensors"
+)
 PRETRAINED = {"efficientnet-lite0": "photos"}  # net: the task that gives its samples
 
 
 def import_model(
-    source: str, name: str | None = None, samples: Path | None = None, *, registry: Registry, progress: bool = True
+    source: Any,
+    name: str | None = None,
+    samples: Path | Samples | None = None,
+    *,
+    registry: Registry,
+    example: Any = None,
+    trust: bool = False,
+    progress: bool = True,
 ) -> Model:
-    """An .onnx file, or the name of a net that comes with weights. Raises `UserError` when it is neither."""
-    if source.endswith(".onnx") or Path(source).is_file():
-        return import_onnx(Path(source), name, samples, registry=registry)
-    if source not in PRETRAINED:
-        what_next = "Give one of them, or the path of an .onnx file."
-        raise Unknown("net with published weights", source, sorted(PRETRAINED), what_next)
-    if samples is not None:
-        raise ModelError(f"{source} brings its own samples, {PRETRAINED[source]}; leave --samples out.")
-    return import_pretrained(source, name=name, registry=registry)
+    """Anyone's model as a Model: a path or an object that an importer reads, or a net with published weights.
+
+    `example` is rows that it takes, an array or one for each input; without it the samples' inputs are, and where
+    there is neither, rows are drawn. The graph must answer as its source, at other shapes too. With `trust` a file may
+    run its maker's code. A known Model is taken as it is. Raises `UserError` in one sentence.
+    """
+    if isinstance(source, str) and source in PRETRAINED:
+        if samples is not None:
+            raise ModelError(f"{source} brings its own samples, {PRETRAINED[source]}; leave --samples out.")
+        return import_pretrained(source, name=name, registry=registry)
+    if (kind := which(source)) is None:
+        raise unknown(source)
+    held = load_samples(samples) if isinstance(samples, Path) else samples
+    if example is None and held is not None:
+        example = held.inputs
+    foreign = importers[kind].read(source, Given(example, trust))
+    engine = Engine(foreign.graph)
+    agree(foreign, engine)
+    if held is None and len(foreign.examples) == 1 and foreign.examples[0].dtype != object:
+        held = Samples(foreign.examples[0])
+    lineage = {
+        "source": Path(source).name if isinstance(source, str | Path) else type(source).__name__,
+        "kind": kind,
+        "opset": {
+            entry.domain or "ai.onnx": entry.version for entry in onnx.load_from_string(foreign.graph).opset_import
+        },
+        "data": None if held is None else fingerprint(held),
+        **foreign.lineage,
+        **({"example": "drawn"} if foreign.drawn else {}),
+    }
+    scores = {} if held is None else check(engine, foreign.name, held)
+    made = samples if isinstance(samples, Path) else held
+    return registry.register(name or usable(foreign.name), foreign.graph, samples=made, scores=scores, lineage=lineage)
+
+
+def served(source: str) -> str:
+    """What a server is to be given for a source: another tool's model is imported, and named as the registry does.
+
+    An .onnx file, a folder that holds one, and the name of a Model stay as they are. Raises `UserError`.
+    """
+    kind = which(source)
+    if kind in (None, "onnx") or (Path(source) / "model.onnx").is_file():
+        return source
+    model = import_model(source, registry=Registry())
+    return f"{model.name}@{model.version}"
+
+
+def unknown(source: Any) -> UserError:
+    """The error for what no importer reads, with what would be right."""
+    if not isinstance(source, str | Path):
+        packages = ", ".join(sorted(module.PACKAGE for module in importers.values()))
+        return ModelError(f"a {type(source).__name__} cannot be imported; an object must be of {packages}.")
+    if Path(source).is_dir():
+        return ModelError(f"{source} has no config.json; a folder is read in Hugging Face's layout alone.")
+    if Path(source).is_file() or "." in Path(source).name:
+        return ModelError(f"{source} is of no kind that is read: {KINDS}.")
+    return Unknown("net with published weights", str(source), sorted(PRETRAINED), f"Give one of them, or {KINDS}.")
+
+
+def usable(name: str) -> str:
+    """A name as the registry takes it.
+
+    >>> usable("my net (2)")
+    'my-net-2'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
+
+
+def fingerprint(samples: Samples) -> str:
+    """SHA-256 over inputs and labels."""
+    digest = hashlib.sha256()
+    for array in (samples.inputs, samples.labels):
+        if array is not None:
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def import_onnx(path: Path, name: str | None, samples: Path | None, *, registry: Registry) -> Model:
@@ -41,16 +122,7 @@ def import_onnx(path: Path, name: str | None, samples: Path | None, *, registry:
     row its score is `accuracy` on the held rows; without, `agreement` with itself: 1 by definition, and the name of the
     score of its variants. Without samples it has no score. Raises `ModelError` in one sentence.
     """
-    Engine(path)
-    graph = onnx.load(path).SerializeToString()
-    data = None if samples is None else load_samples(samples)
-    scores = {} if data is None else check(Engine(graph), path.name, data)
-    lineage = {
-        "source": path.name,
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in onnx.load_from_string(graph).opset_import},
-        "data": None if samples is None else hashlib.sha256(samples.read_bytes()).hexdigest(),
-    }
-    return registry.register(name or path.stem, graph, samples=samples, scores=scores, lineage=lineage)
+    return import_model(path, name, samples, registry=registry)
 
 
 def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
