@@ -336,6 +336,8 @@ def main() -> int:
             site.process.terminate()
         for site in sites:
             site.process.wait(20)
+        for site in sites:
+            print((top / f"{site.name}.log").read_text(), file=sys.stderr)
         shutil.rmtree(top)
     if given.json:
         print(json.dumps(found, indent=1))
