@@ -253,6 +253,8 @@ async def replace(site: Site, subject: Subject, tally: Tally, rng: random.Random
 async def soak(sites: list[Site], subjects: list[Subject], seconds: float, askers: int, seed: int) -> dict[str, object]:
     rng, tally = random.Random(seed), Tally()
     balancer = Balancer([Route("127.0.0.1", site.port, "") for site in sites], rng=random.Random(seed))
+    for k in range(18 * len(sites)):  # memory that replacing needs is had before it is watched
+        await replace(sites[k % len(sites)], subjects[k % len(subjects)], Tally(), rng)
     until_s = time.monotonic() + seconds
     shares = [4, 1, 2]  # requests by model
 
@@ -336,8 +338,6 @@ def main() -> int:
             site.process.terminate()
         for site in sites:
             site.process.wait(20)
-        for site in sites:
-            print((top / f"{site.name}.log").read_text(), file=sys.stderr)
         shutil.rmtree(top)
     if given.json:
         print(json.dumps(found, indent=1))

@@ -36,19 +36,19 @@ def test_every_published_route_answers_as_published(published):
     seen = set()
     for result in published.get_all_operations():
         operation = result.ok()
-        documented = {int(status) for status in operation.definition.raw["responses"]}
 
-        @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
-        def ask(case):  # called in this turn of the loop
+        def ask(case):
             size = len(str(case.body)) + len(str(case.path_parameters))
             if "MODEL_NAME" in case.path_parameters and size % 4:
                 case.path_parameters["MODEL_NAME"] = MODELS[size % len(MODELS)]
                 case.path_parameters["MODEL_VERSION"] = "1"
             answer = case.call(timeout=10)
             case.validate_response(answer, checks=CHECKS)
-            assert answer.status_code in documented, (answer.status_code, answer.text)
-            seen.add((operation.path, answer.status_code))
+            documented = case.operation.definition.raw["responses"]
+            assert str(answer.status_code) in documented, (answer.status_code, answer.text)
+            seen.add((case.operation.path, answer.status_code))
 
         ask()
     assert len(published.raw_schema["paths"]) == len({path for path, _ in seen})

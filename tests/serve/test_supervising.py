@@ -209,6 +209,43 @@ def test_what_cannot_be_loaded_is_one_sentence_and_the_old_one_answers(alone, fo
     assert alone.ask("POST", "/v2/repository/models/nothing/unload")[0] == 404
 
 
+def test_a_worker_that_starts_after_its_file_was_replaced_serves_what_the_others_do(alone, folder, graphs):
+    """The file is another's by then, and nobody has asked for it to be loaded: there is one truth, the old one."""
+    hidden = Tensor("hidden", "float32", (-1, 64))
+    x = np.ones((1, 64), "float32")
+
+    def tail():
+        with socket.create_connection(("127.0.0.1", alone.port), timeout=10) as one:
+            one.sendall(wire.infer_request("tail", [(hidden, x)], host="h"))
+            return array(answer(one))
+
+    place, old = folder / "tail" / "1" / "model.onnx", tail()
+    graph = onnx.load(place)
+    for tensor in graph.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(graph, place.with_suffix(".new"))
+    os.replace(place.with_suffix(".new"), place)
+    before = alone.workers()
+    for _ in range(2):  # both, one after the other
+        gone = alone.workers()[0]
+        os.kill(gone, signal.SIGKILL)
+        until_s = time.monotonic() + 30
+        while gone in alone.workers() or len(alone.workers()) < 2 or not listening(alone.port, 2):
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+    assert not set(before) & set(alone.workers())
+    for _ in range(6):
+        np.testing.assert_array_equal(tail(), old)
+    assert alone.ask("POST", "/v2/repository/models/tail/load") == (200, {})
+    for _ in range(6):
+        np.testing.assert_allclose(tail(), 2 * old, rtol=1e-5)
+
+
+def listening(port, sockets):
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows) == sockets
+
+
 def test_top_shows_what_is_done_now(alone):
     command = [sys.executable, "-m", "airserve.cli", "top", f"127.0.0.1:{alone.port}", "--once", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as top:

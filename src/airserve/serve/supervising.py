@@ -29,6 +29,7 @@ from airserve.model import ModelError
 from airserve.serve import offering, working
 from airserve.serve.configuration import Configuration, ConfigurationError, read
 from airserve.serve.guarding import Guard
+from airserve.serve.holding import Holder
 from airserve.serve.metering import SLOTS, Table
 from airserve.serve.offering import Offer
 
@@ -46,6 +47,7 @@ class _Worker:
     def __init__(self, number: int, pid: int, line: socket.socket, generation: int) -> None:
         self.number, self.pid, self.line, self.generation = number, pid, line, generation
         self.begun_s = time.monotonic()
+        self.joined = False  # listens, or is about to: it takes part in changes
         self.ready = False
         self._held = b""
 
@@ -86,6 +88,8 @@ class Supervisor:
             raise ConfigurationError("there is no model to serve; name an .onnx file, a folder or a model.")
         if len(self._offers) > SLOTS // 2:
             raise ConfigurationError(f"{len(self._offers)} versions are more than {SLOTS // 2}; serve fewer.")
+        self._holder = Holder()
+        self._holder.hold(self._offers)
         self._held, port = reserve(configuration.host, configuration.port)
         self._configuration = replace(configuration, port=port)
         self._held_grpc = None
@@ -138,7 +142,8 @@ class Supervisor:
                     signal.signal(handled, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
                 die_with_parent(parent)
-                status = working.run(self._configuration, self._table, self._guard, number, self._offers, theirs)
+                moved = self._holder.moved(self._offers)
+                status = working.run(self._configuration, self._table, self._guard, number, self._offers, moved, theirs)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -192,11 +197,17 @@ class Supervisor:
 
     def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
         match message["say"]:
+            case "loaded" if worker.generation != self._generation:  # something was changed while it started
+                worker.generation = self._generation
+                worker.say(do="follow", offers=to_plain(self._offers))
+            case "loaded":
+                worker.joined = True
+                worker.say(do="listen")
+                if self._change is not None and self._change.step == "prepare":
+                    self._change.waits_for.add(worker.number)
+                    worker.say(do="prepare", offers=to_plain(self._change.offers))
             case "ready":
                 worker.ready = True
-                if worker.generation != self._generation:  # something was changed while it started
-                    worker.generation = self._generation
-                    worker.say(do="follow", offers=to_plain(self._offers))
             case "ask":
                 self._asked.append((worker.number, message["id"], message["what"], message["model"]))
             case "done":
@@ -218,13 +229,14 @@ class Supervisor:
                 self._generation += 1
                 change.waits_for = set()
                 for worker in self._workers.values():
-                    if worker.ready:
+                    if worker.joined:
                         worker.generation = self._generation
                         worker.say(do="turn")
                         change.waits_for.add(worker.number)
             elif not change.waits_for:
                 self._answer(change.asker, None)
                 self._change = None
+                self._holder.keep(self._offers)
         while self._change is None and self._asked:
             number, identity, what, model = self._asked.popleft()
             try:
@@ -232,9 +244,10 @@ class Supervisor:
             except UserError as error:
                 self._answer((number, identity), str(error))
                 continue
-            ready = [worker for worker in self._workers.values() if worker.ready]
-            self._change = _Change(offers, (number, identity), {worker.number for worker in ready})
-            for worker in ready:
+            self._holder.hold(offers)
+            joined = [worker for worker in self._workers.values() if worker.joined]
+            self._change = _Change(offers, (number, identity), {worker.number for worker in joined})
+            for worker in joined:
                 worker.say(do="prepare", offers=to_plain(offers))
 
     def _wanted(self, what: str, model: str) -> list[Offer]:
@@ -273,6 +286,7 @@ class Supervisor:
                 worker.say(do="drop")
             self._answer(change.asker, error)
             self._change = None
+            self._holder.keep(self._offers)
 
     def _answer(self, asker: tuple[int, int], error: str | None) -> None:
         number, identity = asker

@@ -9,7 +9,8 @@ import json
 import signal
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -34,14 +35,15 @@ def run(
     guard: Guard | None,
     number: int,
     offers: Sequence[Offer],
+    moved: Mapping[Offer, str],
     line: socket.socket,
 ) -> int:
-    """Serves until SIGTERM; the exit status. `line` leads to the supervisor."""
+    """Serves until SIGTERM; the exit status. `line` leads to the supervisor, `moved` to files that were replaced."""
     import uvloop
 
     spare = line.dup()  # the loop closes its own
     try:
-        uvloop.run(_serve(configuration, table, guard, number, offers, line))
+        uvloop.run(_serve(configuration, table, guard, number, offers, moved, line))
     except (UserError, OSError) as error:
         spare.setblocking(True)
         spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
@@ -55,6 +57,7 @@ async def _serve(
     guard: Guard | None,
     number: int,
     offers: Sequence[Offer],
+    moved: Mapping[Offer, str],
     line: socket.socket,
 ) -> None:
     stop = asyncio.Event()
@@ -63,8 +66,16 @@ async def _serve(
     service = Service(SiteProcess(configuration.name, configuration.host, configuration.port, 1, ()), table, number)
     models = Models(service, configuration, await asyncio.open_connection(sock=line))
     service.models = models
-    models.prepare(offers)
+    models.prepare(offers, moved)
     models.turn()
+    models.say(say="loaded")
+    stopped, following = asyncio.create_task(stop.wait()), asyncio.create_task(models.follow(until="listen"))
+    await asyncio.wait((stopped, following), return_when=asyncio.FIRST_COMPLETED)  # what was changed meanwhile
+    if not following.done():
+        following.cancel()
+        service.close()
+        return
+    following.result()
     service.deadline_s, service.workers.limit = configuration.deadline_s, configuration.queue
     c = configuration
     recording.record(c.access_log)
@@ -79,7 +90,7 @@ async def _serve(
     gc.freeze()  # models and modules stay: later collections need not walk them
     models.say(say="ready")
     following = asyncio.create_task(models.follow())
-    await stop.wait()
+    await stopped
     await asyncio.gather(*(one.drain(DRAIN_S) for one in listeners))
     following.cancel()
     service.close()
@@ -153,15 +164,18 @@ class Models:
     def say(self, **message: Any) -> None:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
-    def prepare(self, offers: Sequence[Offer]) -> None:
-        """Load what is not there yet. Raises `ModelError`."""
+    def prepare(self, offers: Sequence[Offer], moved: Mapping[Offer, str] | None = None) -> None:
+        """Load what is not there yet, from its file or from where that has `moved`. Raises `ModelError`."""
         made = {}
         for offer in offers:
             served = self._have.get(offer)
             if served is None:
                 service, bounds = self._service, self._configuration.bounds
-                served = Served(offer.endpoint, service.table, service.worker, offer.slot, bounds)
-                if offering.stamp(offer.endpoint.functions[0].path) != offer.stamp:
+                first, *others = offer.endpoint.functions
+                path = (moved or {}).get(offer, first.path)
+                endpoint = replace(offer.endpoint, functions=(replace(first, path=path), *others))
+                served = Served(endpoint, service.table, service.worker, offer.slot, bounds)
+                if offering.stamp(path) != offer.stamp:
                     raise ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
             made[offer] = served
         self._next = made
@@ -172,10 +186,15 @@ class Models:
         for old in self._service.offer(self._have.values()):
             old.close()
 
-    async def follow(self) -> None:
-        """Does what the supervisor says, until its line ends."""
+    async def follow(self, until: str = "") -> None:
+        """Does what the supervisor says, until its line ends, or `until` is said.
+
+        Raises `ModelError` where it cannot follow before it listens.
+        """
         while line := await self._reader.readline():
             message = json.loads(line)
+            if message["do"] == until:
+                return
             match message["do"]:
                 case "prepare" | "follow":
                     offers = [from_plain(Offer, plain) for plain in message["offers"]]
@@ -187,9 +206,10 @@ class Models:
                     if message["do"] == "prepare":
                         self.say(say="done", step="prepare", error=error)
                     elif error:
-                        self.say(say="failed", error=error)
+                        raise ModelError(error)
                     else:
                         self.turn()
+                        self.say(say="loaded")
                 case "turn":
                     self.turn()
                     self.say(say="done", step="turn", error="")
