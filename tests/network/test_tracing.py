@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from airserve.network import coupling, layout, radio, tracing
+from airserve.network import coupling, lattice, layout, radio, tracing
 from airserve.network.topology import Cell
 
 RNG = np.random.default_rng
@@ -135,12 +135,12 @@ def test_coupling_loss_of_the_whole_site_is_one_shadow():
     gain = np.full((1, 4, 3), 1e-8) * [1, 0.5, 0.5e-3]
     assert coupling.coupling_loss_db(gain)[0, 0].tolist() == [80, 83, 255]
     here = np.array([0.0, 0.0, 10.0])
-    places, turns = layout.cells("umi", here, np.array([np.pi / 6, 0, 0]))
+    places, turns = lattice.cells("umi", here, np.array([np.pi / 6, 0, 0]))
     assert np.degrees(turns[:3, 0]) == pytest.approx([30, 150, 270])
     assert (places[:3] == here).all()
     apart = np.linalg.norm(places[None, ::3] - places[::3, None], axis=-1) + 1e9 * np.eye(19)
     assert apart.min(axis=1) == pytest.approx(200)
-    hall, _ = layout.cells("inf-dh", np.array([0.0, 30.0, 8.0]), np.zeros(3))
+    hall, _ = lattice.cells("inf-dh", np.array([0.0, 30.0, 8.0]), np.zeros(3))
     assert hall[1:, :2].min(axis=0) == pytest.approx([10, 10])
     assert hall[1:, :2].max(axis=0) == pytest.approx([110, 50])
 

@@ -47,6 +47,14 @@ def simulate(
         [[s["name"], *(x for way in ("up", "down") for x in (f"{s[way]['share_used']:.1%}", digits(s[way]["mbps"])))]
          for s in found["slices"]],
     )  # fmt: skip
+    if "cells" in found:
+        rows(
+            ["cell", "devices", *(f"{what} {way}" for way in ("up", "down") for what in ("PRBs", "Mbit/s", "SINR dB"))],
+            [[s["name"], s["devices"],
+              *(x for way in ("up", "down")
+                for x in (f"{s[way]['share_used']:.1%}", digits(s[way]["mbps"]), digits(s[way]["sinr_db"]["p50"])))]
+             for s in found["cells"]],
+        )  # fmt: skip
     out.print(f"{outcome.realtime_factor:.0f} times real time; simulated, no packet was sent")
     if html is not None:
         out.print(f"page: {html}", highlight=False, soft_wrap=True)

@@ -25,17 +25,18 @@ THRESHOLD_DB, EFFICIENCY, QM, RATE = link.THRESHOLD_DB, link.EFFICIENCY, link.QM
 
 @inner
 def snr_db(s: State, c: Config, f: int, layers: int, slot: int) -> float:
-    """SNR in dB per layer that the trace has for a flow in a slot: linear between snapshots, forth and back in time."""
+    """SNR in dB per layer of a flow in a slot, by the trace: linear between snapshots, forth and back in time."""
     flow = s.flow[f]
     trace = s.snr_db[flow.direction, flow.row]
     last = trace.shape[0] - 1
     if last == 0:
-        return float(trace[0, layers - 1])
+        return float(trace[0, layers - 1] + flow.shift_db)
     at = (flow.offset + slot / c.snapshot) % (2 * last)
     if at > last:
         at = 2 * last - at
     i = min(int(at), last - 1)
-    return float(trace[i, layers - 1] * (i + 1 - at) + trace[i + 1, layers - 1] * (at - i))
+    snr = trace[i, layers - 1] * (i + 1 - at) + trace[i + 1, layers - 1] * (at - i)
+    return float(snr + flow.shift_db)
 
 
 @inner
@@ -69,7 +70,7 @@ def listen(s: State, c: Config, f: int, slot: int) -> None:
     if flow.report != measured:
         flow.report = measured
         for k in range(s.reported_db.shape[1]):
-            s.reported_db[f, k] = snr_db(s, c, f, k + 1, measured)
+            s.reported_db[f, k] = snr_db(s, c, f, k + 1, measured) - flow.rise_db
             s.whole_db[f, k] = sinr_db(s, c, f, s.reported_db[f, k], c.prbs)
     elif flow.olla_db == flow.chosen_db:
         return
@@ -118,7 +119,7 @@ def correct(s: State, c: Config, f: int, decoded: bool) -> None:
 def aggregation(s: State, c: Config, f: int) -> int:
     """Control channel elements of a grant to a flow's device, by the SNR of its last report in the downlink."""
     ue = s.flow[f].ue
-    snr = snr_db(s, c, ue, 1, max(s.n[N.slot] - c.report_delay, 0))
+    snr = snr_db(s, c, ue, 1, max(s.n[N.slot] - c.report_delay, 0)) - s.flow[ue].rise_db
     level = 0
     while level + 1 < PDCCH_DB.size and snr < PDCCH_DB[level]:
         level += 1

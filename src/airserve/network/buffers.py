@@ -50,6 +50,8 @@ FLOW = np.dtype(
         ("row", "i8"),  # of the radio trace
         ("open_db", "f8"),  # up: power of a PRB by open-loop control, against full power over the carrier
         ("offset", "f8"),  # in the radio trace, in snapshots
+        ("shift_db", "f8"),  # of its serving cell's link against that of the trace
+        ("rise_db", "f8"),  # interference and noise over noise, as of the last report
         ("report", "i8"),  # slot to which the last CQI report applies
         ("mcs", "i8"),  # chosen for a grant of the whole band
         ("layers", "i8"),
@@ -141,7 +143,8 @@ class Numbers(NamedTuple):
     cces: int = 19  # control channel elements left for grants, in this slot and direction
     preambles: int = 20  # sent, ever
     collided: int = 21  # of these, with another's
-    size: int = 22
+    air: int = 22  # list of the blocks sent in this slot, where other cells decide how they are heard
+    size: int = 23
 
 
 N = Numbers()
@@ -153,6 +156,7 @@ class Config(NamedTuple):
     ues: int
     slices: int
     prbs: int
+    alone: bool  # no other cell is there: a block is heard as soon as it is sent
     slot_s: float
     policy: int  # address of the slice policy's code
     configured: bool  # uplink without scheduling requests and reports

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from airserve.model import Array
-from airserve.network.layout import HALLS, cells
+from airserve.network.lattice import HALLS, cells
+from airserve.network.radio import OUT_OF_RANGE, RANGE_DB
 
-RANGE_DB = 30.0  # cells that are weaker than the best by more are left out
-OUT_OF_RANGE = 255
 LINKS_AT_ONCE = 20_000  # links times snapshots: about 0.6 GB
 
 

@@ -39,18 +39,33 @@ RLC_DELAY_MS = 40.0  # until RLC sends again what HARQ gave up: t-Reassembly 35 
 
 @inner
 def transmit(s: State, c: Config, b: int) -> None:
-    """Send a block in the slot being run: draw whether it is decoded, deliver, and note when that is known."""
+    """Send a block in the slot being run; among other cells, how it is heard rests on what these send in it."""
+    block = s.block[b]
+    flow = s.flow[block.flow]
+    flow.served = s.n[N.slot]
+    block.attempts += 1
+    stir(s, c, flow.ue)
+    if block.attempts == 1:
+        block.sent = s.n[N.slot]
+    if c.alone:
+        receive(s, c, b, 0.0)
+    else:
+        block.next = s.n[N.air]
+        s.n[N.air] = b
+
+
+@inner
+def receive(s: State, c: Config, b: int, rise_db: float) -> None:
+    """Draw whether a block of the slot being run is decoded, deliver, and note when that is known.
+
+    `rise_db`: interference and noise over noise.
+    """
     block = s.block[b]
     f = block.flow
     flow = s.flow[f]
     slot = s.n[N.slot]
-    flow.served = slot
-    block.attempts += 1
     first = block.attempts == 1
-    stir(s, c, flow.ue)
-    if first:
-        block.sent = slot
-    block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot), block.prbs) / 10)
+    block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot) - rise_db, block.prbs) / 10)
     block.decoded = uniform(s) >= bler_at(block.snr, block.mcs, block.bits)
     s.n[N.blocks if first else N.resent] += 1
     if not block.decoded and first:

@@ -108,6 +108,11 @@ class Mac:
         processing: bool = True,
         max_records: int = 1024,
     ) -> None:
+        if (cells := len(network.cell_names)) > 1:
+            raise MacError(
+                f"a MAC is that of one cell and this network has {cells}; the emulator and a booking hold one cell, "
+                "several are for the twin: airserve simulate and plan."
+            )
         self._config, self._state = initial(
             network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records
         )
@@ -272,17 +277,20 @@ def initial(
     if grant == "sr" and (sentence := uplink.too_many(cell, ues)):
         raise MacError(sentence)
     rng = np.random.default_rng(seed)
-    config = _config(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
-    return config, _state(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
+    config = config_of(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
+    return config, state_of(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
 
 
-def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant, processing: bool) -> Config:
+def config_of(
+    cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant, processing: bool, alone: bool = True
+) -> Config:
     slot_s = cell.slot_ms / 1000
     decode, prepare = (n / 2 * slot_s / SLOT_SYMBOLS for n in frame.processing_symbols(cell))
     return Config(
         ues=ues,
         slices=slices,
         prbs=cell.prbs,
+        alone=alone,
         slot_s=slot_s,
         policy=address(cell.slicing),
         configured=grant == "configured",
@@ -303,7 +311,7 @@ def _config(cell: Cell, trace: radio.Trace, slices: int, ues: int, grant: Grant,
     )
 
 
-def _state(
+def state_of(
     network: Network, c: Config, slice_of: Array, trace: radio.Trace, rng: np.random.Generator, records: int
 ) -> State:
     flow = np.zeros(2 * c.ues, FLOW)
@@ -327,7 +335,7 @@ def _state(
     record["next"][-1] = NONE
     n = np.zeros(N.size, np.int64)
     n[N.random] = rng.integers(1, 2**63 - 1)
-    n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP]] = NONE
+    n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP, N.air]] = NONE
     ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols) + rrc.farthest(c.access)
     snr_db = _by_direction(trace.snr_down_db, trace.snr_up_db)
     return State(

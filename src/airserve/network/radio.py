@@ -19,6 +19,9 @@ from airserve.model import Array
 from airserve.network.link import EFFICIENCY, Direction, thresholds_db, with_evm_db
 from airserve.network.topology import Cell, resource_blocks
 
+RANGE_DB = 30.0  # cells that are weaker than the best by more are left out of `coupling_loss_db`
+OUT_OF_RANGE = 255
+
 
 class TraceError(UserError, ValueError):
     """A radio trace that is missing or cannot be used; the message is one sentence for the user."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from airserve import catalog
 from airserve.network import qos
+from airserve.network.lattice import places
 
 Scenario = Literal["umi", "uma", "rma", "inh", "inf-sl", "inf-dl", "inf-sh", "inf-dh"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
@@ -48,9 +49,10 @@ class Description(BaseModel):
 
 
 class Cell(Description):
-    """A base station and its carrier."""
+    """A base station and its carrier; `trps` of them side by side, with names that end in their number."""
 
     name: Name
+    trps: int = Field(1, ge=1, le=57)
     scenario: Scenario = "inf-dh"
     carrier_ghz: float = Field(3.5, ge=FR1_GHZ[0], le=FR2_GHZ[1])
     bandwidth_mhz: int = 100
@@ -292,7 +294,7 @@ class Rule(Description):
 class Network(Description):
     """Cells, slices, sites and the rules between them."""
 
-    cells: tuple[Cell, ...] = Field(min_length=1, max_length=1)  # one cell for now
+    cells: tuple[Cell, ...] = Field(min_length=1, max_length=57)  # side by side on one carrier
     slices: tuple[Slice, ...] = Field(min_length=1)
     sites: tuple[Site, ...] = Field(min_length=1)
     rules: tuple[Rule, ...] = ()
@@ -319,9 +321,44 @@ class Network(Description):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _one_carrier(self) -> Self:
+        names = self.cell_names
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two cells are named {sorted(twice)[0]}; give each its own name")
+        first = self.cells[0].model_dump(exclude={"name", "trps"})
+        for other in self.cells[1:]:
+            for key, value in other.model_dump(exclude={"name", "trps"}).items():
+                if value != first[key]:
+                    raise ValueError(
+                        f"cells {self.cells[0].name} and {other.name} have {key} {first[key]} and {value}; cells stand "
+                        "side by side on one carrier, so give all the same, or study them one by one"
+                    )
+        if len(names) > (most := places(self.cell.scenario)):
+            raise ValueError(f"{len(names)} cells are given; the layout of {self.cell.scenario} has {most} places")
+        return self
+
     @property
     def cell(self) -> Cell:
+        """The first cell; all others are as it is, at other places."""
         return self.cells[0]
+
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """Of all base stations.
+
+        >>> city = Cell(name="city", scenario="umi", trps=3)
+        >>> Network(cells=(city,), slices=(Slice(name="all"),), sites=(Site(name="mast", kind="edge"),)).cell_names
+        ('city-1', 'city-2', 'city-3')
+        """
+        return tuple(
+            f"{cell.name}-{k}" if cell.trps > 1 else cell.name for cell in self.cells for k in range(1, cell.trps + 1)
+        )
+
+    @property
+    def air(self) -> str:
+        """What a request's spans over the radio are named after: the cell, or where there are several, all of them."""
+        return self.cells[0].name if len(self.cells) == 1 else "cells"
 
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)

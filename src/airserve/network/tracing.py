@@ -25,7 +25,8 @@ from rich.progress import Progress
 
 from airserve.model import Array
 from airserve.network.coupling import cell_gains, coupling_loss_db
-from airserve.network.layout import HALLS, cells, drop
+from airserve.network.lattice import HALLS, cells
+from airserve.network.layout import drop
 from airserve.network.link import EVM
 from airserve.network.parts import Part
 from airserve.network.radio import ARRAYS, Trace, TraceError, file_name, trace_folder

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from airserve.contract import Readings, Span, percentile
 from airserve.model import Array
-from airserve.network import transport
-from airserve.network.buffers import DOWN, UP, Config, N, State
+from airserve.network import cluster, transport
+from airserve.network.buffers import DOWN, UP, N
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.mac import Grant, initial, prbs_there
+from airserve.network.many import Many
 from airserve.network.passage import (
     ARRIVED,
     AT_BASE,
@@ -59,6 +60,7 @@ class Outcome:
     failed_blocks: float  # part of the transport blocks not decoded at once
     absent_ms: dict[str, Array]  # by service, (n, 2): what of each request's waits went to `ABSENCES`
     lost: int = 0  # requests that a rule dropped, or that found the queue of a link full
+    many: Many | None = None  # where there are several cells
 
     def summary(self) -> dict[str, Any]:
         """What `airserve simulate --json` prints: plain data; None where nothing was answered."""
@@ -83,7 +85,8 @@ class Outcome:
             {"name": one["name"], **{way: {k: one[way][k] for k in ("share_used", "mbps")} for way, _ in WAYS}}
             for one in self.slices
         ]
-        return {"services": services, "slices": slices}
+        found: dict[str, Any] = {"services": services, "slices": slices}
+        return found if self.many is None else found | {"cells": self.many.rows()}
 
     def _share_of_p99(self, name: str) -> dict[str, float | None]:
         """What part of the latency of requests ranked about the 99th percentile went to each of `ABSENCES`."""
@@ -133,34 +136,38 @@ def run(
     slice_of = [network.slice_index(flow.slice) for flow in flows for _ in range(flow.devices)]
     over_air = asked["site"] >= 0
     sent = asked[over_air]
-    config, state = initial(
+    times_s = warm_s + np.append(np.arange(0, until_s, 1.0), until_s)
+    radio_of = _Cells if len(network.cell_names) > 1 else _Cell
+    radio = radio_of(
         network,
         slice_of,
+        marks=len(times_s),
         seed=int(channel.generate_state(1, np.uint64)[0] >> np.uint64(1)),
         trace=trace,
         grant=grant,
         processing=processing,
         records=max(1, len(sent) + 2 * _bursts(sent)),
     )
-    marks = np.ceil((warm_s + np.append(np.arange(0, until_s, 1.0), until_s)) / config.slot_s - 1e-6).astype(np.int64)
+    config = radio.config
+    marks = np.ceil(times_s / config.slot_s - 1e-6).astype(np.int64)
     last_s = max(warm_s + until_s, sent["ready_s"].max(initial=0.0))
     end = int(np.ceil((last_s + drain_s) / config.slot_s))
     world = _world(network, config.ues, sent, marks)
     rules = compiled(network, network.rules, [flow.name for flow in flows], warm_s)
-    simulate(state, config, world, rules, 0)  # compile, or load, before the clock is read
+    radio.run(world, rules, 0)  # compile, or load, before the clock is read
     cpu_s = time.thread_time()
     if control is not None:
-        _controlled(network, flows, control, state, config, world, warm_s, np.arange(0, until_s, control_s), end)
+        _controlled(network, flows, control, radio, world, warm_s, np.arange(0, until_s, control_s), end)
     else:
-        simulate(state, config, world, rules, end)
-    world.counts[world.n[M.mark] :] = state.prbs_used, state.nbytes
+        radio.run(world, rules, end)
+    radio.close(world)
     cpu_s = time.thread_time() - cpu_s
-    check(network.cell.slicing, state.slices, config.prbs)
+    check(network.cell.slicing, radio.slices, config.prbs)
     stamps, site = np.full((len(asked), STAMPS), np.nan), np.full(len(asked), ANY)
     stamps[over_air], site[over_air] = world.stamps, world.site
     absent_s = np.zeros((len(asked), len(ABSENCES)))
     absent_s[over_air] = world.absent_s.sum(axis=1)
-    simulated_s = max(warm_s + until_s, int(state.n[N.slot]) * config.slot_s)
+    simulated_s = max(warm_s + until_s, radio.slot * config.slot_s)
     readings, absent_ms = {}, {}
     for number, flow in enumerate(flows):
         mine = np.flatnonzero((asked["flow"] == number) & (asked["sent_s"] >= warm_s))
@@ -169,13 +176,106 @@ def run(
         readings[flow.name] = _readings(network, flow, asked[mine], stamps[mine], site[mine], warm_s, bool(control))
     return Outcome(
         readings,
-        _slices(network, config, state, marks, world.counts),
+        _slices(network, radio, marks, world.counts),
         simulated_s / max(cpu_s, 1e-9),
         time.perf_counter() - began_s,
-        float(state.n[N.failed] / max(state.n[N.blocks], 1)),
+        radio.failed_blocks,
         absent_ms,
         int(world.n[M.lost]),
+        radio.seen(marks),
     )
+
+
+@final
+class _Cell:
+    """The radio of a network of one cell."""
+
+    def __init__(self, network: Network, slice_of: Sequence[int], *, marks: int, **given: Any) -> None:
+        del marks
+        self.config, self._state = initial(network, slice_of, **given)
+
+    def run(self, world: World, rules: Array, end: int) -> None:
+        simulate(self._state, self.config, world, rules, end)
+
+    def close(self, world: World) -> None:
+        """Fill in the marks that the run did not come to."""
+        world.counts[world.n[M.mark] :] = self._state.prbs_used, self._state.nbytes
+
+    def prbs_there(self, slots: int) -> Array:
+        return prbs_there(self._state, self.config, slots)
+
+    def seen(self, marks: Array) -> None:
+        del marks
+
+    @property
+    def prbs_used(self) -> Array:
+        return self._state.prbs_used
+
+    @property
+    def slices(self) -> Array:
+        return self._state.slices
+
+    @property
+    def slot(self) -> int:
+        return int(self._state.n[N.slot])
+
+    @property
+    def failed_blocks(self) -> float:
+        return float(self._state.n[N.failed] / max(self._state.n[N.blocks], 1))
+
+
+@final
+class _Cells:
+    """The radio of a network of several cells."""
+
+    def __init__(self, network: Network, slice_of: Sequence[int], **given: Any) -> None:
+        self.config, self._cluster, self._there = cluster.initial(network, slice_of, **given)
+        self._network, self._first = network, self._there.serving
+
+    def run(self, world: World, rules: Array, end: int) -> None:
+        cluster.simulate(self._cluster, self.config, world, rules, end)
+
+    def close(self, world: World) -> None:
+        """Fill in the marks that the run did not come to."""
+        left, t = world.n[M.mark], self._cluster
+        world.counts[left:] = t.prbs_used.sum(axis=0), t.nbytes.sum(axis=0)
+        t.counts[left:] = np.stack([t.prbs_used.sum(axis=1), t.nbytes.sum(axis=1)], axis=1)
+
+    def prbs_there(self, slots: int) -> Array:
+        there: Array = len(self._cluster.n) * prbs_there(self._cluster.whole, self.config, slots)
+        return there
+
+    def seen(self, marks: Array) -> Many:
+        t, one = self._cluster, self.config
+        there = np.array([prbs_there(t.whole, one, int(mark)) for mark in marks])
+        return Many(
+            self._network.cell_names,
+            self._there,
+            t.air.cell.copy(),
+            np.diff(t.counts[:, :, 0], axis=0) / np.maximum(np.diff(there, axis=0), 1)[:, None],
+            np.diff(t.counts[:, :, 1], axis=0) * 8e-6 / (np.diff(marks) * one.slot_s)[:, None, None],
+            np.diff(marks) * one.slot_s,
+            t.air.sinr.copy(),
+            t.air.device[..., 0] / np.where(t.air.device[..., 1] > 0, t.air.device[..., 1], np.nan),
+        )
+
+    @property
+    def prbs_used(self) -> Array:
+        used: Array = self._cluster.prbs_used.sum(axis=0)
+        return used
+
+    @property
+    def slices(self) -> Array:
+        return self._cluster.slices
+
+    @property
+    def slot(self) -> int:
+        return int(self._cluster.n[0, N.slot])
+
+    @property
+    def failed_blocks(self) -> float:
+        n = self._cluster.n.sum(axis=0)
+        return float(n[N.failed] / max(n[N.blocks], 1))
 
 
 def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
@@ -236,7 +336,7 @@ def _readings(
         until("queue", "", flow.device_site, asked["started_s"])
         until("compute", "", flow.device_site, asked["ready_s"])
     if flow.site:
-        cell, tcp = network.cell.name, flow.transport.startswith("t")
+        cell, tcp = network.air, flow.transport.startswith("t")
         if tcp:
             until("wait", "up", "transport", stamps[:, RELEASED_UP])
         until("wait", "up", cell, stamps[:, GRANTED_UP])
@@ -259,8 +359,7 @@ def _controlled(
     network: Network,
     flows: Sequence[Flow],
     control: Controller,
-    s: State,
-    c: Config,
+    radio: _Cell | _Cells,
     w: World,
     warm_s: float,
     times_s: Array,
@@ -269,14 +368,14 @@ def _controlled(
     """Simulate up to `end`, and ask the controller for the rules at every one of some times of the run."""
     names = [flow.name for flow in flows]
     rules = compiled(network, network.rules, names, warm_s)
-    since_s, used, there = -np.inf, s.prbs_used.copy(), prbs_there(s, c, 0)
+    since_s, used, there = -np.inf, radio.prbs_used.copy(), radio.prbs_there(0)
     for now_s in times_s:
-        simulate(s, c, w, rules, int(np.ceil((warm_s + now_s) / c.slot_s - 1e-6)))
+        radio.run(w, rules, int(np.ceil((warm_s + now_s) / radio.config.slot_s - 1e-6)))
         done_s = w.stamps[:, DELIVERED_DOWN]
         fresh = (done_s > since_s) & (done_s <= warm_s + now_s)
         latency_ms = 1e3 * (done_s - w.asked["sent_s"])
-        all_prbs = prbs_there(s, c, int(s.n[N.slot]))
-        share = (s.prbs_used - used) / np.maximum(all_prbs - there, 1)
+        all_prbs = radio.prbs_there(radio.slot)
+        share = (radio.prbs_used - used) / np.maximum(all_prbs - there, 1)
         wanted = control(
             View(
                 float(now_s),
@@ -284,15 +383,15 @@ def _controlled(
                 {one.name: (float(share[k, DOWN]), float(share[k, UP])) for k, one in enumerate(network.slices)},
             )
         )
-        since_s, used, there = warm_s + now_s, s.prbs_used.copy(), all_prbs
+        since_s, used, there = warm_s + now_s, radio.prbs_used.copy(), all_prbs
         if wanted is not None:
             rules = compiled(network, wanted, names, warm_s)
-    simulate(s, c, w, rules, end)
+    radio.run(w, rules, end)
 
 
-def _slices(network: Network, c: Config, s: State, marks: Array, counts: Array) -> list[dict[str, Any]]:
-    there = np.array([prbs_there(s, c, int(mark)) for mark in marks])
-    seconds = (marks[-1] - marks[0]) * c.slot_s
+def _slices(network: Network, radio: _Cell | _Cells, marks: Array, counts: Array) -> list[dict[str, Any]]:
+    there = np.array([radio.prbs_there(int(mark)) for mark in marks])
+    seconds = (marks[-1] - marks[0]) * radio.config.slot_s
     prbs, nbytes = counts[:, 0], counts[:, 1]
     found = []
     for k, one in enumerate(network.slices):
