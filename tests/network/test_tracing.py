@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from airserve.network import coupling, lattice, layout, radio, tracing
+from airserve.network import coupling, lattice, radio, tracing
 from airserve.network.topology import Cell
 
 RNG = np.random.default_rng
