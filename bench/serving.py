@@ -1,58 +1,52 @@
-"""CPU time of the server per answered request, TINY (MLP 784-128-10), binary and JSON, as a ratio to bare onnxruntime.
+"""CPU time of the server per answered request, TINY (MLP 784-128-10) and REAL (ResNet-18 at 224), beside onnxruntime.
 
     python bench/serving.py [--seconds 2] [--rounds 3] [--json]
 
-Eight keep-alive connections with a request always waiting, asked by a process of its own (wrk where it is installed,
-else bench/loading.py); CPU time of the server's whole process tree over the answers. The bare engine is measured
-between the rounds, and so is the floor: a bare echo on uvloop and httptools that takes and gives the same bytes.
+As a user runs it: `airserve serve` with a key, its hash looked up among several, a rate, a concurrency limit, models of
+its own, deadlines and metrics. Eight keep-alive connections with a request always waiting, thirty-two different rows,
+asked by a process of its own (wrk where it is installed, else bench/loading.py); CPU time of the server's whole process
+tree over the answers. Between the rounds, in processes of their own: bare onnxruntime, as many at once as there are
+workers, and the floors, which take and give the same bytes and compute nothing: an echo on uvloop and httptools, and
+grpcio's own server. Medians of the rounds; ends with 1 where a limit is passed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import orjson
-from onnx import TensorProto, helper, numpy_helper
+from graphs import REAL_INPUT, TINY_INPUT, real, tiny
+from loading import INFER, closed
+from processes import ENVIRONMENT, airserve, cpu_s
 from rich.console import Console
 from rich.table import Table
 
 from airserve import wire
-from airserve.contract import Deployment, Endpoint, SiteProcess, to_plain
-from airserve.model import Array, Engine, Function, Tensor
+from airserve.model import Array, Engine
 
-X = Tensor("x", "float32", (-1, 784))
+ROWS = 32
+LIMITS_US = {"TINY, binary": 30.0, "TINY, JSON": 60.0, "TINY, gRPC": 330.0}
+REAL_SHARE = 0.97  # of a REAL answer's time that the engine alone would take
 
-
-def tiny(path: Path) -> Path:
-    """The graph: two matrix products, random weights."""
-    rng = np.random.default_rng(0)
-    weights = {"w1": (784, 128), "b1": (128,), "w2": (128, 10), "b2": (10,)}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["x", "w1", "b1"], ["a"]),
-            helper.make_node("Relu", ["a"], ["h"]),
-            helper.make_node("Gemm", ["h", "w2", "b2"], ["y"]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 784])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(rng.normal(size=s).astype("float32"), n) for n, s in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
-
-
+BARE = """
+import sys, time, numpy as np
+from airserve.model import Engine
+engine, seconds = Engine(sys.argv[1]), float(sys.argv[2])
+x = np.random.default_rng(1).random([1, *engine.signature.inputs[0].shape[1:]], dtype=np.float32)
+for _ in range(3): engine.run([x])
+until_s, begun_s, runs = time.monotonic() + seconds, time.process_time(), 0
+while time.monotonic() < until_s:
+    for _ in range(int(sys.argv[3])): engine.run([x])
+    runs += int(sys.argv[3])
+print(1e6 * (time.process_time() - begun_s) / runs)
+"""
 ECHO = """
 import asyncio, sys, httptools, uvloop
 answer = open(sys.argv[1], "rb").read()
@@ -65,100 +59,112 @@ class Echo(asyncio.Protocol):
         self.transport.write(answer)
 async def run():
     server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-    print("ready echo http://127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+    print("127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 uvloop.run(run())
 """
-LUA = """
-local file = io.open("{}", "rb")
-local whole = file:read("*all")
-request = function() return whole end
+GRPC_ECHO = """
+import sys, grpc
+from concurrent.futures import ThreadPoolExecutor
+answer = open(sys.argv[1], "rb").read()
+server = grpc.server(ThreadPoolExecutor(1))
+handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(lambda data, context: answer)}
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
+print("127.0.0.1:%d" % server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+server.wait_for_termination()
 """
 
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+def rows_of(shape: tuple[int, ...], count: int) -> list[Array]:
+    rng = np.random.default_rng(1)
+    return [rng.random((1, *shape[1:]), dtype=np.float32) for _ in range(count)]
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += tree(int(child))
-    return found
+def binary(model: str, tensor: Any, x: Array, key: str) -> bytes:
+    return wire.infer_request(model, [(tensor, x)], host="h", extra=f"Authorization: Bearer {key}\r\n")
 
 
-def cpu_s(pid: int) -> float:
-    """CPU time of a process and all below it, user and system, by their clocks."""
-    return sum(time.clock_gettime((~one << 3) | 2) for one in tree(pid))  # clock_getcpuclockid(3) as Linux encodes it
+def as_json(model: str, x: Array, key: str) -> bytes:
+    """The numbers as Python writes a list of them: all the digits of a double."""
+    named = {"name": "x", "datatype": "FP32", "shape": x.shape, "data": x.ravel().tolist()}
+    body = orjson.dumps({"inputs": [named]})
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def bare_us(path: Path, x: Array, requests: int) -> float:
-    engine = Engine(path)
-    for _ in range(100):
-        engine.run([x])
-    begun_s = time.process_time()
-    for _ in range(requests):
-        engine.run([x])
-    return 1e6 * (time.process_time() - begun_s) / requests
-
-
-def start(*command: str) -> tuple[subprocess.Popen[str], str]:
-    """A server and its address, once it says that it is ready."""
-    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    return server, server.stdout.readline().split()[2].removeprefix("http://")
-
-
-def server_us(pid: int, address: str, request: Path, seconds: float, connections: int = 8, method: str = "") -> float:
-    """CPU time per answer of a server, its children included, under load."""
-    wrk = "" if method else shutil.which("wrk")
-    if wrk:
-        script = request.with_suffix(".lua")
-        script.write_text(LUA.format(request))
-        command = [
-            wrk,
-            "-t1",
-            f"-c{connections}",
-            f"-d{max(1, round(seconds))}",
-            "-s",
-            str(script),
-            f"http://{address}/",
-        ]
-    else:
-        command = [sys.executable, str(Path(__file__).with_name("loading.py")), address, str(request)]
-        command += ["--seconds", str(seconds), "--connections", str(connections), "--grpc", method]
-    begun_s = cpu_s(pid)
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    spent_s = cpu_s(pid) - begun_s
-    if wrk:
-        assert "Non-2xx" not in said, said
-        answered = int(said.partition(" requests in")[0].split()[-1])
-    else:
-        found = json.loads(said)
-        assert not found["failed"], said
-        answered = int(found["answered"])
-    return 1e6 * spent_s / answered
-
-
-def grpc_request(x: Array) -> bytes:
+def grpc_request(model: str, x: Array) -> bytes:
     """A ModelInferRequest with raw contents."""
     from airserve.serve.protocols._messages import classes
 
-    made = classes()["ModelInferRequest"](model_name="tiny", raw_input_contents=[x.tobytes()])
+    made = classes()["ModelInferRequest"](model_name=model, raw_input_contents=[x.tobytes()])
     made.inputs.add(name="x", datatype="FP32", shape=x.shape)
     return bytes(made.SerializeToString())
 
 
-def answer_of(address: str, request: bytes) -> bytes:
-    """The bytes of the third answer to a request: the first two learn its form."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port))) as one:
-        for _ in range(3):
-            one.sendall(request)
-            answer = one.recv(1 << 20)
-    assert answer.startswith(b"HTTP/1.1 200"), answer
-    return answer
+def bare_us(path: Path, seconds: float, processes: int, at_once: int) -> float:
+    """CPU time of the engine per row, `processes` of them at once."""
+    command = [sys.executable, "-c", BARE, str(path), str(seconds), str(at_once)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(processes)
+    ]
+    return float(np.mean([float(one.communicate()[0]) for one in running]))
+
+
+def spent_us(pid: int, address: str, requests: list[bytes], seconds: float, **how: Any) -> float:
+    """CPU time of a server per answer under load."""
+    begun_s = cpu_s(pid)
+    answered = closed(address, requests, seconds, **how)
+    return 1e6 * (cpu_s(pid) - begun_s) / answered
+
+
+def floor(code: str, answer: Path) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-c", code, str(answer)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert server.stdout is not None
+    return server, server.stdout.readline().strip()
+
+
+def measure_tiny(folder: Path, seconds: float, rounds: int) -> dict[str, list[float]]:
+    """us per answer of one worker, by what was asked."""
+    path, found = tiny(folder / "tiny.onnx"), dict[str, list[float]]()
+    rows = rows_of(TINY_INPUT.shape, ROWS)
+    y = Engine(path).run([rows[0]])[0]
+    (folder / "answer").write_bytes(wire.infer_response("tiny", "1", [(TINY_INPUT, y)], server_timing="x" * 64))
+    (folder / "grpc").write_bytes(y.tobytes() + b"x" * 40)
+    echo, echo_at = floor(ECHO, folder / "answer")
+    bare_grpc, bare_grpc_at = floor(GRPC_ECHO, folder / "grpc")
+    with airserve(folder, str(path), "--grpc-port", "0") as server:
+        rest = [binary("tiny", TINY_INPUT, x, server.key) for x in rows]
+        text = [as_json("tiny", x, server.key) for x in rows]
+        calls = [grpc_request("tiny", x) for x in rows]
+        sent = (("authorization", f"Bearer {server.key}"),)
+        for _ in range(rounds):
+            for name, us in {
+                "bare onnxruntime": bare_us(path, seconds / 2, 1, 1000),
+                "TINY, binary": spent_us(server.pid, server.http, rest, seconds),
+                "echo of its bytes": spent_us(echo.pid, echo_at, rest, seconds),
+                "TINY, JSON": spent_us(server.pid, server.http, text, seconds),
+                "echo of the JSON": spent_us(echo.pid, echo_at, text, seconds),
+                "TINY, gRPC": spent_us(server.pid, server.grpc, calls, seconds, grpc=INFER, metadata=sent),
+                "echo by grpcio's server": spent_us(bare_grpc.pid, bare_grpc_at, calls, seconds, grpc=INFER),
+            }.items():
+                found.setdefault(name, []).append(us)
+    for one in (echo, bare_grpc):
+        one.kill()
+        one.communicate()
+    return found
+
+
+def measure_real(folder: Path, seconds: float, rounds: int, workers: int = 2) -> dict[str, list[float]]:
+    """us per answer of two workers, eight in flight."""
+    path, found = real(folder / "real.onnx"), dict[str, list[float]]()
+    with airserve(folder, str(path), "--workers", str(workers)) as server:
+        requests = [binary("real", REAL_INPUT, x, server.key) for x in rows_of(REAL_INPUT.shape, 2)]
+        for _ in range(rounds):
+            found.setdefault("bare onnxruntime", []).append(bare_us(path, 2 * seconds, workers, 1))
+            found.setdefault("REAL, binary", []).append(spent_us(server.pid, server.http, requests, 2 * seconds))
+    return found
 
 
 def main() -> int:
@@ -166,70 +172,40 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of load for each form in each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--only", choices=("tiny", "real"))
     given = parser.parse_args()
-    x = np.random.default_rng(1).random((1, 784), dtype=np.float32)
-    as_json = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 784], "data": x[0].tolist()}]})
-    post = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: h\r\nContent-Length: {len(as_json)}\r\n\r\n".encode()
-    requests = {"binary": wire.infer_request("tiny", [(X, x)], host="h"), "JSON": post + as_json}
-    measured: dict[str, list[float]] = {}
-    bare = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = tiny(Path(folder) / "tiny.onnx")
-        process = SiteProcess("mast", "127.0.0.1", 0, 1, (Endpoint("tiny", (Function("tiny", "model", str(path)),)),))
-        deployment = Path(folder) / "deployment.json"
-        deployment.write_text(json.dumps(to_plain(Deployment("bench", (process,), None, ()))))
-        begun_s = time.monotonic()
-        server, address = start("-m", "airserve.serve.service", str(deployment), "mast", "--die-with-parent")
-        ready_s, started_s = time.monotonic() - begun_s, cpu_s(server.pid)
-        asked = [(form, Path(folder) / f"{form}.request") for form in requests]
-        for form, file in asked:
-            file.write_bytes(requests[form])
-        (Path(folder) / "grpc.request").write_bytes(grpc_request(x))
-        alone = subprocess.Popen(
-            [sys.executable, "-m", "airserve.cli", "serve", str(path), "--port", "0", "--grpc-port", "0"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert alone.stdout is not None
-        grpc_address = alone.stdout.readline().partition("grpc://")[2].split()[0]
-        (Path(folder) / "answer").write_bytes(answer_of(address, requests["binary"]))
-        echo, echo_address = start("-c", ECHO, f"{folder}/answer")
-        for _ in range(given.rounds):
-            bare.append(bare_us(path, x, 3000))
-            for form, file in asked:
-                measured.setdefault(form, []).append(server_us(server.pid, address, file, given.seconds))
-            us = server_us(alone.pid, grpc_address, Path(folder) / "grpc.request", given.seconds, method=INFER)
-            measured.setdefault("gRPC", []).append(us)
-            floor = server_us(echo.pid, echo_address, asked[0][1], given.seconds)
-            measured.setdefault("floor: echo of the binary bytes", []).append(floor)
-        bare.append(bare_us(path, x, 3000))
-        resident_mb = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
-        for one in (server, echo, alone):
-            one.terminate()
-            one.wait()
-    engine_us = float(np.median(bare))
-    rows = [
-        {
-            "form": form,
-            "server_us": float(np.median(us)),
-            "least_us": min(us),
-            "of_bare": float(np.median(us)) / engine_us,
-        }
-        for form, us in measured.items()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as named:
+        folder = Path(named)
+        if given.only != "real":
+            figures["tiny_us"] = measure_tiny(folder, given.seconds, given.rounds)
+        if given.only != "tiny":
+            figures["real_us"] = measure_real(folder, given.seconds, given.rounds)
+    short = [
+        name
+        for name, us in figures.get("tiny_us", {}).items()
+        if name in LIMITS_US and np.median(us) > LIMITS_US[name]
     ]
-    figures = {"bare_us": bare, "rows": rows, "ready_s": ready_s, "ready_cpu_s": started_s, "resident_mb": resident_mb}
+    if given.only != "tiny":
+        ratios = np.divide(figures["real_us"]["bare onnxruntime"], figures["real_us"]["REAL, binary"])
+        figures["real_share"] = float(np.median(ratios))
+        short += ["REAL, binary"] * (figures["real_share"] < REAL_SHARE)
+    figures["short"] = short
     if given.json:
         print(json.dumps(figures))
-        return 0
-    table = Table(title="CPU time of the server per answer, TINY (MLP 784-128-10)")
-    for column in ("request", "server us", "least", "x bare onnxruntime"):
-        table.add_column(column, justify="left" if column == "request" else "right")
-    table.add_row("bare onnxruntime", f"{engine_us:.1f}", f"{min(bare):.1f}", "1.0")
-    for row in rows:
-        table.add_row(row["form"], f"{row['server_us']:.1f}", f"{row['least_us']:.1f}", f"{row['of_bare']:.1f}")
+        return bool(short)
+    table = Table(title="CPU time per answer: key, limits, deadlines and metrics on", box=None)
+    for column in ("", "us", "least", "limit"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, us in figures.get("tiny_us", {}).items():
+        limit = LIMITS_US.get(name)
+        table.add_row(name, f"{np.median(us):.1f}", f"{min(us):.1f}", f"{limit:.0f}" if limit else "")
+    for name, us in figures.get("real_us", {}).items():
+        table.add_row(f"{name}, two at once", f"{np.median(us):.0f}", f"{min(us):.0f}", "")
     Console().print(table)
-    print(f"ready after {ready_s:.2f} s ({started_s:.2f} CPU-s), {resident_mb:.0f} MB resident")
-    return 0
+    if "real_share" in figures:
+        print(f"REAL: raw CPU per row over server CPU per answer {figures['real_share']:.3f}, wanted {REAL_SHARE}")
+    return bool(short)
 
 
 if __name__ == "__main__":
