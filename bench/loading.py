@@ -222,7 +222,9 @@ def main() -> int:
     requests = [file.read_bytes() for file in given.requests]
     host, _, port = given.address.rpartition(":")
     if given.kind == "open":
-        due_s = json.loads(given.due.read_text()) if given.due else arrivals(given.arrivals, given.rate_hz, given.seconds)
+        due_s = (
+            json.loads(given.due.read_text()) if given.due else arrivals(given.arrivals, given.rate_hz, given.seconds)
+        )
         print(json.dumps(load_open((host, int(port)), requests, due_s)))
     elif given.grpc:
         metadata = [(name, value) for name, value in json.loads(given.metadata)]

@@ -105,9 +105,7 @@ def grpc_request(model: str, x: Array) -> bytes:
 def bare_us(path: Path, seconds: float, processes: int, at_once: int) -> float:
     """CPU time of the engine per row, `processes` of them at once."""
     command = [sys.executable, "-c", BARE, str(path), str(seconds), str(at_once)]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(processes)
-    ]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(processes)]
     return float(np.mean([float(one.communicate()[0]) for one in running]))
 
 
@@ -182,9 +180,7 @@ def main() -> int:
         if given.only != "tiny":
             figures["real_us"] = measure_real(folder, given.seconds, given.rounds)
     short = [
-        name
-        for name, us in figures.get("tiny_us", {}).items()
-        if name in LIMITS_US and np.median(us) > LIMITS_US[name]
+        name for name, us in figures.get("tiny_us", {}).items() if name in LIMITS_US and np.median(us) > LIMITS_US[name]
     ]
     if given.only != "tiny":
         ratios = np.divide(figures["real_us"]["bare onnxruntime"], figures["real_us"]["REAL, binary"])

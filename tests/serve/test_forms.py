@@ -17,6 +17,7 @@ from airserve.serve.connecting import AnswerReader
 from airserve.serve.protocols import _forms
 from airserve.serve.protocols._answers import Template
 from airserve.serve.protocols._forms import hole, numbers_of
+from airserve.serve.protocols._head import Head, another_length, repeatable
 from airserve.tensors import WireError, from_list
 from airserve.timing import Timing, format_timing
 
@@ -187,3 +188,21 @@ def test_http_1_1_wants_a_host(mast):
     with socket.create_connection(("127.0.0.1", mast.port), timeout=5) as one:
         one.sendall(b"GET /v2 HTTP/1.1\r\n\r\n")
         assert one.recv(1 << 16).startswith(b"HTTP/1.1 400")
+
+
+def test_a_header_that_differs_in_its_length_alone_is_known_and_no_other():
+    def head(length, extra=b""):
+        return b"POST /v2 HTTP/1.1\r\nHost: h\r\nContent-Length: " + length + b"\r\n" + extra + b"X: 1\r\n\r\n"
+
+    known = Head("POST", b"/v2", {b"host": b"h", b"content-length": b"15", b"x": b"1"})
+    known.length = 15
+    known = repeatable(known, head(b"15") + b"{")
+    assert another_length(known, b"zz" + head(b"7") + b"{}", 2) == (2 + len(head(b"7")), 7)
+    assert another_length(known, head(b"999999999"), 0)[1] == 999_999_999
+    for other in (
+        head(b"+7"), head(b"7 7"), head(b"-7"), head(b""), head(b"0x7"), head(b"7, 7"), head("٧".encode()),
+        head(b"9999999999"), head(b"7", b"Transfer-Encoding: chunked\r\n"), head(b"7", b"Content-Length: 9\r\n"),
+        head(b"7")[:-1], head(b"7").replace(b"X: 1", b"X: 2"), head(b"7").replace(b"\r\nX", b"\nX"),
+        head(b"7").replace(b"POST", b"post"),
+    ):  # fmt: skip
+        assert another_length(known, other, 0) == (0, 0), other

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client.parser import text_string_to_metric_families
 
-from airserve.serve import guarding
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
 
@@ -262,22 +261,19 @@ def test_a_rate_lets_through_what_a_bucket_by_hand_does(tmp_path_factory, gaps_s
     file.write_text(json.dumps({"tenants": [{"name": "a", "rate_hz": rate_hz, "burst": burst}]}))
     guard = Guard(Configuration((), keys=str(file)))
     admitted = Admitted(guard.tenants[0], 0, np.inf)
+    allowance = guard.allowance(admitted, 0)
     tokens, at_s, now_s = float(burst), 0.0, 1000.0
-    clock, guarding.time.monotonic = guarding.time.monotonic, lambda: now_s
-    try:
-        for gap_s in gaps_s:
-            now_s += gap_s
-            tokens = min(float(burst), tokens + (now_s - (at_s or now_s)) * rate_hz)
-            at_s = now_s
-            try:
-                guard.take(admitted)
-                assert tokens > 1 - 1e-6
-                tokens -= 1
-            except TooMany as error:
-                assert tokens < 1 + 1e-6
-                assert error.retry_s == pytest.approx((1 - tokens) / rate_hz, abs=1e-5)
-    finally:
-        guarding.time.monotonic = clock
+    for gap_s in gaps_s:
+        now_s += gap_s
+        tokens = min(float(burst), tokens + (now_s - (at_s or now_s)) * rate_hz)
+        at_s = now_s
+        try:
+            allowance.take(now_s)
+            assert tokens > 1 - 1e-6
+            tokens -= 1
+        except TooMany as error:
+            assert tokens < 1 + 1e-6
+            assert error.retry_s == pytest.approx((1 - tokens) / rate_hz, abs=1e-5)
 
 
 def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
@@ -285,14 +281,17 @@ def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
     new_key(file, "a", concurrency=2)
     guard = Guard(Configuration((), keys=str(file), workers=2))
     admitted = Admitted(guard.tenants[0], 0, np.inf)
-    guard.enter(admitted, 0)
-    guard.enter(admitted, 1)
+    one, two = (guard.allowance(admitted, worker) for worker in (0, 1))
+    one.enter()
+    two.enter()
     with pytest.raises(TooMany, match="may have 2 requests under way"):
-        guard.enter(admitted, 0)
-    guard.leave(admitted, 1)
-    guard.enter(admitted, 1)
+        one.enter()
+    with pytest.raises(TooMany, match="may have 2 requests under way"):
+        one.take(0.0)
+    two.leave()
+    two.enter()
     guard.bury(1, 12345)
-    guard.enter(admitted, 0)
+    one.enter()
     assert replace(guard.tenants[0], keys=()) == Tenant("a", concurrency=2)
 
 
@@ -302,9 +301,9 @@ def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):
     guard = Guard(Configuration((), keys=str(file)))
     pid = os.fork()
     if pid == 0:
-        guard._hold()
+        guard.lock.hold()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert not guard._hold()
+    assert not guard.lock.hold()
     guard.bury(0, pid)
-    assert guard._hold()
+    assert guard.lock.hold()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airserve import wire
-from airserve.serve.protocols import _http
+from airserve.serve.protocols import _http, _listening
 from airserve.serve.protocols._streaming import Stream, chunk, event
 
 
@@ -20,7 +20,7 @@ def serving(talk, answer, limits=None):
 
     async def run():
         failed = lambda error: wire.error_response(500, str(error))  # noqa: E731
-        listener = await _http.listen(answer, failed, "127.0.0.1", 0, limits=limits)
+        listener = await _listening.listen(answer, failed, "127.0.0.1", 0, limits=limits)
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         found = await talk(reader, writer, listener)
         writer.close()

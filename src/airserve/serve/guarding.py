@@ -119,7 +119,7 @@ class Guard:
         self._shared = mmap.mmap(-1, 8 * count * (1 + c.workers) + 8)
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
         self._count, self._workers = count, c.workers
-        self._lock = get_context("fork").Lock()
+        self.lock = Lock(self._cells[-1:])
 
     def admit(self, headers: Mapping[bytes, bytes]) -> Admitted:
         """Who sends these headers: `Authorization: Bearer ...` or `X-API-Key: ...`. Raises `Unauthorized`."""
@@ -139,59 +139,96 @@ class Guard:
             return Admitted(self.tenants[place], place, time.monotonic() + min(left_s, RECHECK_S))
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
-    def take(self, admitted: Admitted) -> None:
-        """Count a request against the tenant's rate. Raises `TooMany`."""
-        tenant = admitted.tenant
-        if not tenant.rate_hz:
-            return
-        interval_s, cells = 1 / tenant.rate_hz, self._cells
-        locked = self._hold()
-        now_s = time.monotonic()
-        due_s = max(cells[admitted.place], now_s)
-        early_s = due_s - now_s - (max(1, tenant.burst) - 1) * interval_s
-        if early_s <= 1e-9:
-            cells[admitted.place] = due_s + interval_s
-        self._free(locked)
-        if early_s > 1e-9:
-            raise TooMany(f"{tenant.name} may ask {tenant.rate_hz:g} times a second; ask again later.", early_s)
-
-    def enter(self, admitted: Admitted, worker: int) -> None:
-        """Count a request that is under way; `leave` ends it. Raises `TooMany`."""
-        limit, cells = admitted.tenant.concurrency, self._cells
-        if not limit:
-            return
-        first = self._count * (1 + worker) + admitted.place
-        locked = self._hold()
-        under_way = sum(cells[self._count * (1 + w) + admitted.place] for w in range(self._workers))
-        if under_way < limit:
-            cells[first] += 1
-        self._free(locked)
-        if under_way >= limit:
-            raise TooMany(f"{admitted.tenant.name} may have {limit} requests under way; wait for an answer.", 0.1)
-
-    def leave(self, admitted: Admitted, worker: int) -> None:
-        if admitted.tenant.concurrency:
-            self._cells[self._count * (1 + worker) + admitted.place] -= 1
+    def allowance(self, admitted: Admitted, worker: int) -> Allowance | None:
+        """What a tenant may still ask of this worker; None where it has no limits."""
+        tenant, place, _ = admitted
+        if not tenant.rate_hz and not tenant.concurrency:
+            return None
+        under_way = [self._count * (1 + w) + place for w in range(self._workers)]
+        return Allowance(tenant, self._cells, place, under_way, under_way[worker], self.lock)
 
     def bury(self, worker: int, pid: int) -> None:
         """Forget what a worker that died had under way, and free the lock where it held it."""
         for k in range(self._count):
             self._cells[self._count * (1 + worker) + k] = 0.0
-        if self._cells[-1] == pid:
-            self._cells[-1] = 0.0
-            self._lock.release()
+        self.lock.bury(pid)
 
-    def _hold(self) -> bool:
-        # Without the lock a count may be off by one; better than a service that stands still.
-        held = self._lock.acquire(timeout=LOCK_S)
+
+@final
+class Lock:
+    """Held for some microseconds by one worker; one that dies with it is known by its process."""
+
+    __slots__ = ("_lock", "_owner")
+
+    def __init__(self, owner: memoryview[float]) -> None:
+        self._lock, self._owner = get_context("fork").Lock(), owner
+
+    def hold(self) -> bool:
+        """Without the lock a count may be off by one; better than a service that stands still."""
+        held = self._lock.acquire(False) or self._lock.acquire(True, LOCK_S)
         if held:
-            self._cells[-1] = os.getpid()
+            self._owner[0] = os.getpid()
         return held
 
-    def _free(self, held: bool) -> None:
+    def free(self, held: bool) -> None:
         if held:
-            self._cells[-1] = 0.0
+            self._owner[0] = 0.0
             self._lock.release()
+
+    def bury(self, pid: int) -> None:
+        if self._owner[0] == pid:
+            self.free(True)
+
+
+@final
+class Allowance:
+    """What a tenant may still ask, counted for all workers, as one of them asks it."""
+
+    __slots__ = ("_cells", "_each_s", "_limit", "_lock", "_own", "_place", "_spare_s", "_tenant", "_under_way")
+
+    def __init__(
+        self, tenant: Tenant, cells: memoryview[float], place: int, under_way: list[int], own: int, lock: Lock
+    ) -> None:
+        self._tenant, self._cells, self._place, self._lock = tenant, cells, place, lock
+        self._under_way, self._own = under_way, own  # where each worker counts, and this one
+        self._limit = tenant.concurrency
+        self._each_s = 1 / tenant.rate_hz if tenant.rate_hz else 0.0
+        self._spare_s = (max(1, tenant.burst) - 1) * self._each_s + 1e-9
+
+    def take(self, now_s: float) -> None:
+        """Count a request against the rate. Raises `TooMany`, also where as many are under way as may be."""
+        cells, place = self._cells, self._place
+        if self._limit and sum([cells[at] for at in self._under_way]) >= self._limit:
+            raise self._too_many()
+        if self._each_s:
+            held = self._lock.hold()
+            due_s = cells[place]
+            early_s = due_s - now_s
+            if early_s <= self._spare_s:
+                cells[place] = (due_s if early_s > 0 else now_s) + self._each_s
+            self._lock.free(held)
+            if early_s > self._spare_s:
+                sentence = f"{self._tenant.name} may ask {self._tenant.rate_hz:g} times a second; ask again later."
+                raise TooMany(sentence, early_s - self._spare_s)
+
+    def enter(self) -> None:
+        """Count a request that is under way until `leave`. Raises `TooMany`."""
+        if self._limit:
+            cells = self._cells
+            held = self._lock.hold()
+            full = sum([cells[at] for at in self._under_way]) >= self._limit
+            if not full:
+                cells[self._own] += 1.0
+            self._lock.free(held)
+            if full:
+                raise self._too_many()
+
+    def leave(self) -> None:
+        if self._limit:
+            self._cells[self._own] -= 1.0
+
+    def _too_many(self) -> TooMany:
+        return TooMany(f"{self._tenant.name} may have {self._limit} requests under way; wait for an answer.", 0.1)
 
 
 @final

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -20,7 +21,7 @@ BUCKETS_S = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 )  # fmt: skip
 FAILURES = ("refused", "failed", "rejected", "late")  # the client's, the engine's, for want of room, of time
-ANSWERED, ROWS, QUEUE_S, COMPUTE_S, LAST_S, FAILED, BUCKET = 0, 1, 2, 3, 4, 5, 9
+ANSWERED, ROWS, QUEUE_S, COMPUTE_S, RUNS, FAILED, BUCKET = 0, 1, 2, 3, 4, 5, 9
 CELLS = BUCKET + len(BUCKETS_S) + 1
 SLOTS = 256  # versions of models that one service may hold at a time
 
@@ -32,8 +33,8 @@ class Counted(NamedTuple):
     rows: int
     queue_s: float
     compute_s: float
-    last_s: float  # by time.time, when a request was answered last; 0 before the first
     failures: dict[str, int]
+    runs: int  # of the engine
     buckets: tuple[int, ...]  # answers by latency, one number for each of BUCKETS_S and one beyond
 
     @property
@@ -57,7 +58,19 @@ class Meter:
         cells[at + ROWS] += rows
         cells[at + QUEUE_S] += queue_s
         cells[at + COMPUTE_S] += compute_s
+        cells[at + RUNS] += 1.0
         cells[at + BUCKET + bisect_left(BUCKETS_S, queue_s + compute_s)] += 1.0
+
+    def answered_together(self, queues_s: Sequence[float], compute_s: float, rows: int) -> None:
+        """Requests that one run has answered; each has taken as long as the run."""
+        cells, at, count = self._cells, self._at, len(queues_s)
+        cells[at] += count
+        cells[at + ROWS] += rows
+        cells[at + QUEUE_S] += sum(queues_s)
+        cells[at + COMPUTE_S] += count * compute_s
+        cells[at + RUNS] += 1.0
+        for queue_s in queues_s:
+            cells[at + BUCKET + bisect_left(BUCKETS_S, queue_s + compute_s)] += 1.0
 
     def failed(self, kind: str) -> None:
         self._cells[self._at + FAILED + FAILURES.index(kind)] += 1.0
@@ -99,7 +112,7 @@ class Table:
             int(total[ROWS]),
             total[QUEUE_S],
             total[COMPUTE_S],
-            float(part[:, LAST_S].max()),
             {kind: int(total[FAILED + k]) for k, kind in enumerate(FAILURES)},
+            int(total[RUNS]),
             tuple(int(count) for count in total[BUCKET:]),
         )

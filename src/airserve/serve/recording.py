@@ -12,6 +12,7 @@ import orjson
 
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._pending import Pending
 from airserve.serve.protocols._streaming import Stream
 
 requests = logging.getLogger("airserve.requests")
@@ -74,11 +75,13 @@ def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
             return response
         return said(head, response, arrived_s)
 
-    def answered(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[bytes | Stream]:
+    def answered(head: Head, body: bytes, arrived_s: float) -> _http.Given:
         try:
             response = answer(head, body, arrived_s)
         except Exception as error:
             response = failed(error)
+        if isinstance(response, Pending):
+            return response.then(lambda whole: said(head, whole, arrived_s))
         return said(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
 
     return answered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -11,18 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import numpy as np
 
 from airserve.contract import Endpoint
-from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function
-from airserve.serve.batching import Padded
+from airserve.model import BFLOAT16, Array, ModelError, Run, Tensor, open_function
+from airserve.serve.batching import DeadlineExceeded, Overloaded, Padded
 from airserve.serve.configuration import Bounds
+from airserve.serve.connecting import UpstreamLate
 from airserve.serve.metering import Meter, Table
 from airserve.serve.routing import Router
+from airserve.serve.warming import INLINE_S, batch_of, warm_up
 from airserve.tensors import DATATYPE, NUMPY
 
 if TYPE_CHECKING:
     from airserve.serve.encoding import Encoder
     from airserve.serve.generating import Generator
-
-INLINE_S = 1e-3  # work shorter than this runs on the loop when a core is free: a thread hop costs 30 us and more
 
 
 class BadInput(ValueError):
@@ -31,6 +30,16 @@ class BadInput(ValueError):
 
 class EngineFailed(RuntimeError):
     """The engine refused inputs that fit the signature; the message is one sentence."""
+
+
+FAILURE: dict[type[Exception], str] = {
+    BadInput: "refused", ModelError: "refused", Overloaded: "rejected", DeadlineExceeded: "late", UpstreamLate: "late",
+}  # fmt: skip
+
+
+def failure(error: BaseException) -> str:
+    """As what a request that ended with this error is counted."""
+    return next((FAILURE[kind] for kind in type(error).__mro__ if kind in FAILURE), "failed")
 
 
 class Counts(NamedTuple):
@@ -79,10 +88,12 @@ class Served:
         self.meter: Meter = self.table.meter(worker, slot)
         self.aside: Meter = self.table.meter(worker, slot, aside=True)
         self._wanted = [(tensor, tensor.name, _dtype(tensor)) for tensor in self.inputs]
-        warm_s = [_warm_up(self.name, signature, run) for signature, run in opened]
+        warm_s = [warm_up(self.name, signature, run) for signature, run in opened]
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
         self.quick = self.cheap and self.router is None  # may be computed on the loop
         self.work: Run = runs[0] if self.padded.plain else self.padded
+        self.apart, self.max_batch = batch_of(self.inputs, self.outputs, self.work) if self.quick else (False, 1)
+        self.max_wait_s = 0.0  # that a request waits for others
         self.language: Generator | Encoder | None = None
         if len(opened) == 1 and any(tensor.name == "input_ids" for tensor in self.inputs):
             from airserve.serve.language import open_language  # of no use to others
@@ -170,25 +181,6 @@ def _joined(name: str, before: Sequence[Tensor], after: Sequence[Tensor], run: R
         return run(arrays)
 
     return checked
-
-
-def _warm_up(name: str, signature: Signature, run: Run) -> float:
-    """Seconds of a warm run on zeros (the least of three); infinite where shapes do not allow it.
-
-    Only a first axis may be free, for it counts samples; what other free axes may be, the graph does not say.
-    """
-    if any(t.dtype == "bytes" or -1 in t.shape[1:] for t in signature.inputs):
-        return float("inf")
-    zeros = [np.zeros([1 if axis < 0 else axis for axis in t.shape], _dtype(t)) for t in signature.inputs]
-    taken_s = []
-    for _ in range(4):  # the first run allocates
-        begun_s = time.perf_counter()
-        try:
-            run(zeros)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ModelError(f"endpoint {name} fails on zeros of its own shape: {str(error)[:160]}") from None
-        taken_s.append(time.perf_counter() - begun_s)
-    return min(taken_s[1:])
 
 
 def _dtype(tensor: Tensor) -> np.dtype[np.generic]:

@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple, Protocol, final
 from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
 from airserve.model import Array, ModelError, Signature, Tensor
-from airserve.serve.batching import DeadlineExceeded, Overloaded, Workers
-from airserve.serve.connecting import UpstreamLate
+from airserve.serve.batching import Workers
+from airserve.serve.gathering import Gatherer
 from airserve.serve.metering import Table
-from airserve.serve.served import BadInput, Served
+from airserve.serve.served import BadInput, Served, failure
 from airserve.timing import Timing
 
 DEADLINE_S = 30.0  # where the request names none
@@ -55,11 +55,6 @@ class Reply(NamedTuple):
     onward: str = ""
 
 
-FAILURE: dict[type[Exception], str] = {
-    BadInput: "refused", ModelError: "refused", Overloaded: "rejected", DeadlineExceeded: "late", UpstreamLate: "late",
-}  # fmt: skip
-
-
 @final
 class Service:
     """The endpoints of one process and the cores they share. Made inside a running loop.
@@ -77,6 +72,7 @@ class Service:
         self.generation = 0  # of what is offered: what was worked out for another holds no longer
         self._offered: dict[str, dict[str, Served]] = {}
         self._aliases: dict[str, dict[str, str]] = {}
+        self._gatherers: dict[Served, Gatherer] = {}
         self.workers = Workers(process.cores, name=process.key)
         loaded = [Served(e, self.table, worker, slot) for slot, e in enumerate(process.endpoints)]
         self.offer(loaded)
@@ -99,6 +95,8 @@ class Service:
             for version in sorted(versions, key=_age):
                 versions[version] = versions.pop(version)
         self._offered = offered
+        known = self._gatherers
+        self._gatherers = {one: known.get(one) or Gatherer(one) for one in self.served if one.apart}
         self._aliases = {
             name: {alias: version for version, one in versions.items() for alias in one.endpoint.aliases}
             for name, versions in offered.items()
@@ -140,6 +138,10 @@ class Service:
             raise Fixed(f"the models of {self.key} are those of its deployment; change them with `airserve up`.")
         await (self.models.load if what == "load" else self.models.unload)(model)
 
+    def gatherer(self, served: Served) -> Gatherer | None:
+        """What computes requests that come together, for a model whose rows stand apart."""
+        return self._gatherers.get(served)
+
     def inline(
         self, served: Served, inputs: Mapping[str, Array], *, requested: Collection[str] = (), arrived_s: float
     ) -> Reply | None:
@@ -173,7 +175,7 @@ class Service:
             outputs = served.work(ordered)
         except Exception as error:
             explained = served.explained(error)
-            (served.aside if aside else served.meter).failed(_failure(explained))
+            (served.aside if aside else served.meter).failed(failure(explained))
             raise explained from None
         compute_s = time.monotonic() - begun_s
         queue_s = begun_s - arrived_s
@@ -212,7 +214,7 @@ class Service:
                 onward = await served.router.ask(request, deadline_s, tell=named)
                 served.check_requested(requested, [tensor for tensor, _ in onward.outputs])
         except (Exception, asyncio.CancelledError) as error:
-            served.meter.failed(_failure(error))
+            served.meter.failed(failure(error))
             raise
         served.meter.answered(done.queue_s, done.compute_s, _rows(ordered))
         if onward is None:
@@ -250,10 +252,6 @@ class Service:
 def _age(version: str) -> tuple[bool, int, str]:
     """Versions in order: words before numbers, numbers by size."""
     return (version.isdecimal(), int(version) if version.isdecimal() else 0, version)
-
-
-def _failure(error: BaseException) -> str:
-    return next((FAILURE[kind] for kind in type(error).__mro__ if kind in FAILURE), "failed")
 
 
 def _rows(ordered: Sequence[Array]) -> int:

@@ -59,6 +59,23 @@ class Template:
             one_, two, three = self._between
             self._between = (self._start + one_, two, three + self._tail)
 
+    def write_alike(self, outputs: Sequence[Array], queues_s: Sequence[float], compute_s: float) -> list[bytes]:
+        """The answers of a batch, whose rows follow one another in `outputs`."""
+        count = len(queues_s)
+        if not self._only:
+            ends = [len(array) // count for array in outputs]
+            return [
+                self.write([a[k * end : (k + 1) * end] for a, end in zip(outputs, ends, strict=True)], one_s, compute_s)
+                for k, one_s in enumerate(queues_s)
+            ]
+        one, two, three = self._between
+        rest, raw = b"%b%.3f%b" % (two, 1e3 * compute_s, three), outputs[0].tobytes()
+        size = len(raw) // count
+        return [
+            b"%b%.3f%b%b" % (one, 1e3 * queue_s, rest, raw[k * size : (k + 1) * size])
+            for k, queue_s in enumerate(queues_s)
+        ]
+
     def write(self, outputs: Sequence[Array], queue_s: float, compute_s: float) -> bytes:
         one, two, three = self._between
         if self._only:

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from airserve import catalog
 from airserve.serve.guarding import Guard
-from airserve.serve.protocols._entry import Answered, Entry, NotAllowed, Route
+from airserve.serve.protocols._entry import Answered, Entry, Given, NotAllowed, Route
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
 
 # The first part of a path, and whose it is. A protocol is imported when it is first asked for.
@@ -31,9 +32,7 @@ def beside(path: str) -> Beside | None:
     return None if name is None else catalog.protocols[name]
 
 
-def answer(
-    protocol: Beside, service: Service, guard: Guard | None, head: Head, body: bytes, arrived_s: float
-) -> bytes | Awaitable[Answered]:
+def answer(protocol: Beside, service: Service, guard: Guard | None, head: Head, body: bytes, arrived_s: float) -> Given:
     """An answer to a request to another protocol; nothing is kept of its header, whose reading costs it little."""
 
     def find(head: Head) -> Route:
@@ -46,7 +45,7 @@ def answer(
         answered = Entry(service, guard, head, find, protocol.error_response).answer(body, arrived_s)
     except Exception as error:
         return protocol.error_response(error)
-    return answered if isinstance(answered, bytes) else _later(protocol, answered)
+    return answered if isinstance(answered, (bytes, Pending)) else _later(protocol, answered)
 
 
 async def _later(protocol: Beside, answered: Awaitable[Answered]) -> Answered:

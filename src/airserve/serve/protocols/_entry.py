@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import final
 from urllib.parse import unquote
 
-from airserve.serve.guarding import Admitted, Forbidden, Guard
+from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._pending import Pending
 from airserve.serve.protocols._streaming import Stream
 from airserve.serve.service import Service
 
 Answered = bytes | Stream
-Respond = Callable[[bytes, float], bytes | Awaitable[Answered]]
+Given = bytes | Pending | Awaitable[Answered]
+Respond = Callable[[bytes, float], Given]
 Route = Callable[[Service, Head], Respond]  # what answers requests with this header
 OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))  # to whoever asks
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -36,12 +38,11 @@ class Entry:
 
     __slots__ = (
         "_admitted",
+        "_allowance",
         "_echo",
         "_failed",
-        "_guard",
-        "_limited",
+        "_inner",
         "_respond",
-        "_worker",
         "answer",
         "generation",
         "until_s",
@@ -57,53 +58,57 @@ class Entry:
     ) -> None:
         self.generation = service.generation
         self.until_s = math.inf
-        self._failed, self._guard, self._worker = failed, guard, service.worker
+        self._failed = failed
+        self._allowance: Allowance | None = None
         self._admitted: Admitted | None = None
         if guard is not None and head.path not in OPEN:
             self._admitted = head.admitted = guard.admit(head.headers)
             self.until_s = self._admitted.until_s
             _permit(self._admitted, head.path)
-        tenant = self._admitted.tenant if self._admitted else None
-        self._limited = tenant is not None and bool(tenant.rate_hz or tenant.concurrency)
-        self._respond = find(head)(service, head)
+        respond = self._respond = find(head)(service, head)
+        if guard is not None and self._admitted is not None:
+            self._allowance = guard.allowance(self._admitted, service.worker)
+            if self._allowance is not None:
+                respond = self._limited
+        self._inner = respond
         identity = head.headers.get(b"x-request-id", b"")
         self._echo = b"\r\nX-Request-Id: " + identity if REQUEST_ID.fullmatch(identity) else b""
+        self.answer: Respond = self._echoed if self._echo else respond  # to a request with this header
 
-        plain = self._respond if not self._limited else self._limit
-        self.answer: Respond = plain if not self._echo else self._echoed  # to a request with this header
-
-    def _echoed(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
+    def _echoed(self, body: bytes, arrived_s: float) -> Given:
         try:
-            answer = self._limit(body, arrived_s)
+            answer = self._inner(body, arrived_s)
         except Exception as error:
             answer = self._failed(error)
-        return self._named(answer) if isinstance(answer, bytes) else self._naming(answer)
-
-    def _limit(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
-        guard, admitted = self._guard, self._admitted
-        if guard is None or admitted is None or not self._limited:
-            return self._respond(body, arrived_s)
-        guard.take(admitted)
-        guard.enter(admitted, self._worker)
-        try:
-            answer = self._respond(body, arrived_s)
-        except Exception:
-            guard.leave(admitted, self._worker)
-            raise
         if isinstance(answer, bytes):
-            guard.leave(admitted, self._worker)
-            return answer
-        return self._leaving(answer, guard, admitted)
+            return self._named(answer)
+        return answer.then(self._named) if isinstance(answer, Pending) else self._naming(answer)
 
-    async def _leaving(self, answer: Awaitable[Answered], guard: Guard, admitted: Admitted) -> Answered:
+    def _limited(self, body: bytes, arrived_s: float) -> Given:
+        """What is answered in this turn of the loop is never under way when another is asked."""
+        allowance = self._allowance
+        assert allowance is not None
+        allowance.take(arrived_s)
+        answer = self._respond(body, arrived_s)
+        if type(answer) is Pending or isinstance(answer, bytes):
+            return answer
+        try:
+            allowance.enter()
+        except TooMany:
+            if isinstance(answer, Coroutine):
+                answer.close()
+            raise
+        return self._leaving(answer, allowance)
+
+    async def _leaving(self, answer: Awaitable[Answered], allowance: Allowance) -> Answered:
         response: Answered = b""
         try:
             response = await answer
         finally:
             if isinstance(response, Stream):  # is under way until its end
-                response.ended.append(lambda: guard.leave(admitted, self._worker))
+                response.ended.append(allowance.leave)
             else:
-                guard.leave(admitted, self._worker)
+                allowance.leave()
         return response
 
     def _named(self, answer: bytes) -> bytes:

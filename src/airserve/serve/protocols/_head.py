@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, final
 
 AGAIN_LIMIT_BYTES = 4096  # a longer header is parsed each time
+LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *([0-9]+)\r\n")
+DIGITS = 9  # of a body's length; a longer body is the parser's
 
 
 @final
 class Head:
     """A request's line and header. `path` is without the query; `headers` have names in lower case."""
 
-    __slots__ = ("admitted", "again", "costly", "headers", "length", "memo", "method", "old", "path", "query")
+    __slots__ = (
+        "admitted", "again", "back", "costly", "front", "headers", "length", "memo", "method", "old", "path", "query",
+    )  # fmt: skip
 
     def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
         path, _, query = url.partition(b"?")
@@ -21,6 +26,7 @@ class Head:
         self.headers = headers
         self.length = 0  # of the body, where `again` is there
         self.again = b""  # the bytes that it came as, where the next request may begin with the same
+        self.front = self.back = b""  # those before and after the digits of the length
         self.admitted: Any = None  # who sends it, where that is asked
         self.memo: Any = None  # for the protocol: what follows from this header
         self.old = False  # HTTP/1.0, which knows no chunks
@@ -43,5 +49,23 @@ def repeatable(head: Head, data: bytes) -> Head | None:
         or not again.count(b"\n") == again.count(b"\r\n") == again.count(b"\r") == len(headers) + 2
     ):
         return None
-    head.again = again
+    if (found := LENGTH.search(again)) is None:
+        return None
+    head.again, head.front, head.back = again, again[: found.start(1)], again[found.end(1) :]
     return head
+
+
+def another_length(head: Head, data: bytes, at: int) -> tuple[int, int]:
+    """Where the body starts and how long it is, of a request that differs from the last in nothing but its length.
+
+    JSON of other numbers has another length. (0, 0) where `data` does not hold such a header whole at `at`.
+    """
+    front, back = head.front, head.back
+    if not data.startswith(front, at):
+        return 0, 0
+    at += len(front)
+    end = data.find(b"\r", at, at + DIGITS + 1)
+    digits = data[at:end] if end > 0 else b""
+    if not digits.isdigit() or not data.startswith(back, end):
+        return 0, 0
+    return end + len(back), int(digits)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,8 @@ from typing import cast, final
 import httptools
 
 from airserve import wire
-from airserve.serve.protocols._head import Head, repeatable
+from airserve.serve.protocols._head import Head, another_length, repeatable
+from airserve.serve.protocols._pending import Pending
 from airserve.serve.protocols._streaming import LAST, Stream, chunk
 
 HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
@@ -43,63 +43,10 @@ class Limits:
 
 
 # What answers a request: its head, its body, and when its last byte was read, by time.monotonic. A whole HTTP response,
-# at once or later, or a stream of its parts.
-Answer = Callable[[Head, bytes, float], bytes | Awaitable[bytes | Stream]]
+# at once, by the end of the loop's turn, or later, or a stream of its parts.
+Given = bytes | Pending | Awaitable[bytes | Stream]
+Answer = Callable[[Head, bytes, float], Given]
 Failed = Callable[[Exception], bytes]  # the response to an exception of `Answer`
-
-
-async def listen(
-    answer: Answer,
-    failed: Failed,
-    host: str,
-    port: int,
-    *,
-    limits: Limits | None = None,
-    share: bool = False,
-    tls: ssl.SSLContext | None = None,
-) -> Listener:
-    """Answers at an address (port 0: any that is free). Raises `OSError` where it is taken.
-
-    With `share` other processes may listen at the same address, and the kernel deals connections out (SO_REUSEPORT).
-    """
-    connections: set[Connection] = set()
-    within = limits or Limits()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(answer, failed, connections, within), host, port, reuse_port=share or None, ssl=tls
-    )
-    return Listener(server, connections)
-
-
-@final
-class Listener:
-    """A listening socket and its connections."""
-
-    def __init__(self, server: asyncio.Server, connections: set[Connection]) -> None:
-        self._server = server
-        self._connections = connections
-        self.port: int = server.sockets[0].getsockname()[1]
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-
-    async def drain(self, within_s: float) -> None:
-        """Takes no new connections, answers what has come, and closes; what is not answered in time is cut."""
-        self._server.close()
-        self._sweeper.cancel()
-        for connection in list(self._connections):
-            connection.drain()
-        until_s = time.monotonic() + within_s
-        while self._connections and time.monotonic() < until_s:
-            await asyncio.sleep(0.005)
-        for connection in list(self._connections):
-            connection.abort()
-        await asyncio.sleep(0)
-
-    async def _sweep(self) -> None:
-        """Ends connections whose clients are too slow: one timer for all of them, none for a request."""
-        while True:
-            await asyncio.sleep(0.5)
-            now_s = time.monotonic()
-            for connection in list(self._connections):
-                connection.sweep(now_s)
 
 
 @final
@@ -113,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._row: deque[_Slot] = deque()
+        self._row: deque[_Slot | Pending] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False  # after the answers in the row; nothing more is read
         self._draining = self._full = self._paused = self._lingering = False
@@ -179,11 +126,16 @@ class Connection(asyncio.Protocol):
         """Answers the whole requests at the front of `data` that have the last header again; the rest of `data`."""
         at, size, again, answers = 0, len(data), head.again, []
         respond, row, arrived_s = self._answer, self._row, self._arrived_s
-        while data.startswith(again, at):
-            body = at + len(again)
-            end = body + head.length
+        while at < size:
+            if data.startswith(again, at):
+                body, length = at + len(again), head.length
+            else:
+                body, length = another_length(head, data, at)
+                if not body or length > self._limits.body_bytes:
+                    break
+            end = body + length
             if end > size:
-                if head.length <= HELD_LIMIT_BYTES:  # many clients send a body apart from its header
+                if length <= HELD_LIMIT_BYTES:  # many clients send a body apart from its header
                     self._held, self._state, self._since_s = data[at:], "body", self._arrived_s
                     at = size
                 break
@@ -192,7 +144,12 @@ class Connection(asyncio.Protocol):
             except Exception as error:
                 answer = self._failed(error)
             at = end
-            if type(answer) is bytes and not row:
+            if type(answer) is Pending:
+                row.append(answer)
+                answer.place(self._settled)
+                if len(row) >= self._limits.pipeline:
+                    self._throttle()
+            elif type(answer) is bytes and not row:
                 answers.append(answer)
             else:
                 self._place(_Slot(head=head), answer)
@@ -358,11 +315,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def _place(self, slot: _Slot, answer: bytes | Awaitable[bytes | Stream]) -> None:
+    def _place(self, slot: _Slot, answer: Given) -> None:
         """Puts an answer into the row, where it is there already or when it is."""
         self._row.append(slot)
         if isinstance(answer, bytes):
             self._fill(slot, answer)
+        elif isinstance(answer, Pending):
+            answer.place(lambda pending: self._fill(slot, pending.response or b""))
         else:
             task = asyncio.get_running_loop().create_task(self._later(slot, answer))
             self._tasks.add(task)
@@ -372,6 +331,14 @@ class Connection(asyncio.Protocol):
     def _fill(self, slot: _Slot, response: bytes) -> None:
         slot.response = response[: response.index(b"\r\n\r\n") + 4] if slot.bare else response
         self._flush()
+
+    def _settled(self, pending: Pending) -> None:
+        row, transport = self._row, self._transport
+        if len(row) > 1 or self._closing or self._draining or self._full or transport is None:
+            self._flush()
+        else:  # nearly always: the only one, and nothing else to see to
+            row.clear()
+            transport.write(pending.response or b"")
 
     def _flush(self) -> None:
         """Sends the answers at the front of the row that are there."""

@@ -9,11 +9,12 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version as version_of
 from typing import Any, final
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -23,10 +24,10 @@ from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.exposing import MEDIA, exposition
 from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
-from airserve.serve.protocols import _beside, _http, _pages
+from airserve.serve.protocols import _beside, _http, _listening, _pages
 from airserve.serve.protocols._entry import (
-    Answered,
     Entry,
+    Given,
     NotAllowed,
     NotFound,
     Respond,
@@ -47,7 +48,8 @@ STATUS: dict[type[Exception], int] = {
     UnknownEndpoint: 404, NotFound: 404, NotAllowed: 405, EngineFailed: 500, UpstreamFailed: 502,
     Unauthorized: 401, Forbidden: 403, TooMany: 429, Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
 }  # fmt: skip
-FORMS = 8  # that are kept for a header
+FORMS = 64  # that are kept of a version of a model, for all connections
+KNOWN: WeakKeyDictionary[Served, dict[bytes, Form]] = WeakKeyDictionary()
 log = logging.getLogger(__name__)
 
 
@@ -61,14 +63,14 @@ async def listen(
     tls: ssl.SSLContext | None = None,
     guard: Guard | None = None,
     wrap: Callable[[_http.Answer, _http.Failed], _http.Answer] | None = None,
-) -> _http.Listener:
+) -> _listening.Listener:
     """Answers for a Service at an address (port 0: any that is free). Raises `OSError` where it is taken.
 
     Protocols that share the port (`_beside`) are answered too. `wrap` may stand between requests and answers, as a log
     does.
     """
 
-    def answer(head: Head, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
+    def answer(head: Head, body: bytes, arrived_s: float) -> Given:
         entry = head.memo
         if entry is None or entry.generation != service.generation or arrived_s > entry.until_s:
             if (other := _beside.beside(head.path)) is not None:
@@ -83,7 +85,7 @@ async def listen(
         return route
 
     whole = wrap(answer, error_response) if wrap else answer
-    return await _http.listen(whole, error_response, host, port, limits=limits, share=share, tls=tls)
+    return await _listening.listen(whole, error_response, host, port, limits=limits, share=share, tls=tls)
 
 
 def error_response(error: Exception) -> bytes:
@@ -122,7 +124,7 @@ def _model(service: Service, path: str, last: str = "") -> Served:
 class _Infer:
     """Answers infer requests with one header."""
 
-    __slots__ = ("_encoding", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace")
+    __slots__ = ("_encoding", "_form", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace")
 
     def __init__(self, service: Service, head: Head) -> None:
         self._service = service
@@ -131,10 +133,11 @@ class _Infer:
         length = head.headers.get(b"inference-header-content-length")
         self._json_bytes = None if length is None else _whole(length)
         self._timeout_s, self._trace = timeout_s(head), trace(head)
-        self._forms: dict[bytes, Form] = {}
+        self._forms = KNOWN.setdefault(self._served, {})
+        self._form: Form | None = None  # of the last JSON request
         self._last = b""
 
-    def __call__(self, body: bytes, arrived_s: float) -> bytes | Awaitable[Answered]:
+    def __call__(self, body: bytes, arrived_s: float) -> Given:
         if self._encoding:
             body = wire.decompress(body, self._encoding)
         service, served = self._service, self._served
@@ -147,12 +150,14 @@ class _Infer:
             text = body[: self._json_bytes]
             if (form := self._forms.get(text)) is not None and len(body) == form.body_bytes:
                 return form.binary(body, arrived_s)
+        elif self._form is not None and (answer := self._form.json(body, arrived_s)) is not None:
+            return answer
         elif (place := hole(body)) is not None:
             a, b = place
             text = body[: a + 1] + body[b - 1 :]
-            if (form := self._forms.get(text)) is not None:
-                answer = form.json(body[a:b], arrived_s)
-                if answer is not None:
+            if (form := self._forms.get(text)) is not None and form is not self._form:
+                self._form = form
+                if (answer := form.json(body, arrived_s)) is not None:
                     return answer
         else:
             text = b""
@@ -170,7 +175,7 @@ class _Infer:
         twice, self._last = text == self._last, text
         if not twice or text in self._forms or len(text) > FORM_LIMIT_BYTES:
             return
-        if (form := form_of(self._service, self._served, asked, body, self._json_bytes)) is not None:
+        if (form := form_of(self._service, self._served, asked, body, self._json_bytes, error_response)) is not None:
             if len(self._forms) >= FORMS:
                 self._forms.clear()
             self._forms[text] = form
@@ -290,7 +295,7 @@ def _counted(served: Served) -> dict[str, Any]:
         "name": served.name,
         "version": served.version,
         "inference_count": counted.rows,
-        "execution_count": counted.answered,
+        "execution_count": counted.runs,
         "inference_stats": {
             "success": {"count": counted.answered, "ns": queue_ns + compute_ns},
             "fail": {"count": counted.failed, "ns": 0},

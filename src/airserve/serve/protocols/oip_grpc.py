@@ -157,7 +157,10 @@ class _Methods:
         if self._guard is None:
             return None
         admitted = self._guard.admit({key.encode(): _bytes(value) for key, value in context.invocation_metadata()})
-        self._guard.take(admitted)
+        if (allowance := self._guard.allowance(admitted, self._service.worker)) is not None:
+            allowance.take(time.monotonic())
+            allowance.enter()
+            context.add_callback(allowance.leave)
         return admitted
 
     def _infer(self, data: bytes, context: Any) -> bytes:
@@ -216,24 +219,10 @@ class _Methods:
             self._remember(data, request, form)
             return answer
         call = service.infer(served, inputs, requested=requested, arrived_s=arrived_s, deadline_s=deadline_s)
-        if self._guard is not None and admitted is not None:
-            call = self._counted(call, admitted)
         reply = asyncio.run_coroutine_threadsafe(call, self._loop).result()
         raws = [part for tensor, array in reply.outputs for part in delimited(pack(tensor, array), RAW_OUTPUT)]
         response = answer_of(served, request.id, [(t.name, DATATYPE[t.dtype], a.shape) for t, a in reply.outputs])
         return bytes(response) + b"".join(raws)
-
-    async def _counted(self, call: Any, admitted: Admitted) -> Any:
-        assert self._guard is not None
-        try:
-            self._guard.enter(admitted, self._service.worker)
-        except TooMany:
-            call.close()
-            raise
-        try:
-            return await call
-        finally:
-            self._guard.leave(admitted, self._service.worker)
 
     def _remember(self, data: bytes, request: Any, form: _Form) -> None:
         """Keep the form of a request of numbers that began as the last one did."""
@@ -316,7 +305,7 @@ class _Methods:
                     name=served.name,
                     version=served.version,
                     inference_count=c.rows,
-                    execution_count=c.answered,
+                    execution_count=c.runs,
                     inference_stats=stats,
                 )
             )
