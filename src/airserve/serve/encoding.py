@@ -51,20 +51,28 @@ class Encoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{name} fails on a text: {str(error).strip().splitlines()[0][:160]}") from None
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Raises `BadInput` for a text that is too long."""
-        made = [self.tokenizer.encode(text) for text in texts]
-        for text, tokens in zip(texts, made, strict=True):
-            if len(tokens) > self.context:
-                raise BadInput(
-                    f"the text {text[:40]!r} has {len(tokens)} tokens; {self.name} takes {self.context}: send its "
-                    "parts."
-                )
-        return made
+    def tokens(self, text: str) -> list[int]:
+        """A text's tokens. Raises `BadInput` for a text that is too long."""
+        tokens = self.tokenizer.encode(text)
+        if len(tokens) > self.context:
+            raise BadInput(
+                f"the text {text[:40]!r} has {len(tokens)} tokens; {self.name} takes {self.context}: send its parts."
+            )
+        return tokens
+
+    def check(self, tokens: Sequence[int]) -> Sequence[int]:
+        """A text that came as tokens. Raises `BadInput` for one that is too long or holds what is no token."""
+        wrong = next((token for token in tokens if not 0 <= token < self.tokenizer.tokens), None)
+        if wrong is not None or len(tokens) > self.context:
+            said = f"a token {wrong}" if wrong is not None else f"{len(tokens)} tokens"
+            raise BadInput(
+                f"a text has {said}; {self.name} takes {self.context} tokens from 0 to {self.tokenizer.tokens - 1}."
+            )
+        return tokens
 
     def embed(self, texts: Sequence[str]) -> Embedded:
         """The vectors of texts. Raises `BadInput` for a text that is too long, and what the engine raises."""
-        return self.embed_tokens(self.tokens(texts))
+        return self.embed_tokens([self.tokens(text) for text in texts])
 
     def embed_tokens(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """The vectors of texts that are tokens already."""

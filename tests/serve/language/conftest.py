@@ -66,7 +66,7 @@ class Reference:
             likely /= likely.sum(-1, keepdims=True)
             x = x + np.einsum("hqk,khd->qhd", likely, value).reshape(n, WIDTH) @ w[f"o{k}"]
             x = x + np.maximum(norm(x) @ w[f"up{k}"], 0) @ w[f"down{k}"]
-        return norm(x) @ w["embed"].T * 4
+        return norm(x) @ w["head"]
 
     def greedy(self, tokens, count, ends=()):
         """Tokens one by one, everything worked out again for each."""
@@ -84,6 +84,7 @@ def weights_of(vocabulary, rng):
     make = lambda *shape: rng.normal(0, 1 / np.sqrt(shape[0]), shape).astype("float32")  # noqa: E731
     made = {"embed": rng.normal(0, 0.5, (vocabulary, WIDTH)).astype("float32")}
     made["place"] = rng.normal(0, 0.5, (CONTEXT, WIDTH)).astype("float32")
+    made["head"] = make(WIDTH, vocabulary) * 3
     for k in range(LAYERS):
         made |= {f"q{k}": make(WIDTH, WIDTH) * 2, f"k{k}": make(WIDTH, GROUPS * SIZE) * 2}
         made |= {f"v{k}": make(WIDTH, GROUPS * SIZE), f"o{k}": make(WIDTH, WIDTH)}
@@ -149,7 +150,7 @@ def decoder_graph(weights, vocabulary):
         h = b("LayerNormalization", x, ones, zeros, axis=-1, epsilon=1e-5)
         x = b("Add", x, b("MatMul", b("Relu", b("MatMul", h, f"up{k}")), f"down{k}"))
     h = b("LayerNormalization", x, ones, zeros, axis=-1, epsilon=1e-5)
-    b("Mul", b("MatMul", h, b("Transpose", "embed", perm=[1, 0])), np.float32(4), out="logits")
+    b("MatMul", h, "head", out="logits")
     cache = ["batch", GROUPS, "past", SIZE]
     past_names = [f"past_key_values.{k}.{what}" for k in range(LAYERS) for what in ("key", "value")]
     inputs = [

@@ -13,7 +13,7 @@ from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
 
 # The first part of a path, and whose it is. A protocol is imported when it is first asked for.
-PARTS: dict[str, str] = {}
+PARTS = {"v1": "openai"}
 
 
 class Beside(Protocol):

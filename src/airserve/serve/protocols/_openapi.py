@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as version_of
 from typing import Any
 
+from airserve.serve.protocols._openapi_language import LANGUAGE
 from airserve.tensors import DATATYPE
 
 JSON = "application/json"
@@ -88,6 +89,7 @@ ERRORS = {
     500: "The engine or the server failed.", 502: "The next site failed.", 503: "The queue is full.",
     504: "The deadline passed.",
 }  # fmt: skip
+TALK = (400, 401, 403, 404, 413, 415, 429, 500, 503, 504)
 INFER = (400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504)
 LOOK = (401, 403, 404, 429)
 
@@ -100,18 +102,20 @@ def _operation(
     body: Any = None,
     media: str = JSON,
     key: bool = True,
+    error: str = "error",
+    events: bool = False,
 ) -> dict[str, Any]:
     answers: dict[str, Any] = {"200": {"description": "As asked.", "content": {media: {"schema": schema}}}}
+    if events:
+        answers["200"]["content"]["text/event-stream"] = {"schema": TEXT}
     for status in errors:
-        answers[str(status)] = {
-            "description": ERRORS[status],
-            "content": {JSON: {"schema": _ref("error")}},
-        }
+        answers[str(status)] = {"description": ERRORS[status], "content": {JSON: {"schema": _ref(error)}}}
     made: dict[str, Any] = {"summary": summary, "responses": answers}
     if names:
         made["parameters"] = [{"name": n, "in": "path", "required": True, "schema": TEXT} for n in names]
     if body is not None:
-        made["requestBody"] = {"required": "inputs" in str(body), "content": {JSON: {"schema": body}}}
+        required = "inputs" in str(body) or error != "error"
+        made["requestBody"] = {"required": required, "content": {JSON: {"schema": body}}}
     if not key:
         made["security"] = []
     return made
@@ -145,17 +149,43 @@ def document() -> dict[str, Any]:
         paths[f"{model}/ready"] = {"get": _operation("It answers", ready, LOOK, *names)}
         paths[f"{model}/stats"] = {"get": _operation("What was counted", _ref("statistics"), LOOK, *names)}
         paths[f"{model}/infer"] = {"post": _operation("Infer", _ref("response"), INFER, *names, body=_ref("request"))}
+    said: dict[str, Any] = {"error": "openai_error"}
+    paths |= {
+        "/v1/models": {"get": _operation("The models that speak", _ref("openai_models"), (401, 429), **said)},
+        "/v1/models/{model}": {
+            "get": _operation("One of them", _ref("openai_model"), (401, 403, 404, 429), "model", **said)
+        },
+        "/v1/chat/completions": {
+            "post": _operation(
+                "The next message of a conversation", _ref("chat_answer"), TALK, body=_ref("chat"), events=True, **said
+            )
+        },
+        "/v1/completions": {
+            "post": _operation(
+                "The continuation of a text",
+                _ref("completion_answer"),
+                TALK,
+                body=_ref("completion"),
+                events=True,
+                **said,
+            )
+        },
+        "/v1/embeddings": {
+            "post": _operation("Vectors of texts", _ref("embed_answer"), TALK, body=_ref("embed"), **said)
+        },
+    }
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "airserve",
             "version": version_of("airserve"),
-            "description": "Open Inference Protocol V2. Tensors may travel as binary data behind the JSON: "
+            "description": "Open Inference Protocol V2, and the OpenAI protocol under /v1. "
+            "Tensors may travel as binary data behind the JSON: "
             "Inference-Header-Content-Length says where they begin, binary_data_size how long each is.",
         },
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | LANGUAGE,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}],
