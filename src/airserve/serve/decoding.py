@@ -25,7 +25,9 @@ class Decoder(Protocol):
 
     vocabulary: int
     context: int  # tokens of a sequence, at most
-    token_bytes: int  # that a token takes in the cache
+
+    def cache_bytes(self, needs: Sequence[int]) -> int:
+        """What the caches of sequences that grow to so many tokens take, side by side, while a step is made."""
 
     def extend(self, place: int, tokens: Sequence[int]) -> Array:
         """Takes in tokens of a sequence that does not run yet; the logits of the last, shape (vocabulary,)."""
@@ -83,6 +85,10 @@ class OnnxDecoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{name} fails on its first tokens: {str(error).strip().splitlines()[0][:160]}") from None
         self.free(0)
+
+    def cache_bytes(self, needs: Sequence[int]) -> int:
+        each: int = max(needs) * self.token_bytes  # padded to the longest
+        return 2 * len(needs) * each  # before the step, and after it
 
     def extend(self, place: int, tokens: Sequence[int]) -> Array:
         cache, length = self._alone.get(place) or (self._values([self._zeros(row, 1, 0) for row in self._rows]), 0)

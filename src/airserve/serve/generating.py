@@ -239,9 +239,8 @@ class Generator:
             self._joining.append(generation)
 
     def _fits(self, generations: Sequence[Generation]) -> bool:
-        """Whether the cache has room for all that these may grow to, side by side, before and after a step."""
-        longest = max(generation.need for generation in generations)
-        return 2 * len(generations) * longest * self._decoder.token_bytes <= self.bounds.cache_bytes
+        """Whether the cache has room for all that these may grow to, side by side."""
+        return self._decoder.cache_bytes([generation.need for generation in generations]) <= self.bounds.cache_bytes
 
     def _take_in(self, generation: Generation) -> None:
         """The next piece of a prompt, and after the last the first token."""

@@ -23,6 +23,11 @@ def open_language(
 
     None for a graph that is neither, or has no tokenizer. Raises `ModelError` where they do not fit.
     """
+    if path.suffix == ".gguf":
+        from airserve.serve.llama import LlamaDecoder
+
+        llama = LlamaDecoder(name, path, bounds)
+        return Generator(name, llama, llama.tokenizer(name), meter, tally, bounds)
     engine = getattr(run, "__self__", None)
     if not isinstance(engine, Engine):
         return None

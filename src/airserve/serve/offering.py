@@ -1,5 +1,5 @@
-"""From what a user names to what is served: an .onnx file, a folder in Triton's, MLflow's or Optimum's layout, the
-registry.
+"""From what a user names to what is served: an .onnx or .gguf file, a folder as Triton, MLflow or Optimum lay it out,
+the registry.
 
 Triton: repository/MODEL/VERSION/model.onnx, with an optional config.pbtxt whose version_policy is kept (by default the
 latest version alone). MLflow: a folder with an MLmodel file of flavour onnx. Optimum: a folder with model.onnx, and
@@ -21,6 +21,7 @@ from airserve.contract import Endpoint
 from airserve.model import Function, ModelError
 from airserve.serve.untrusted import check_graph
 
+FILES = (".onnx", ".gguf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -52,7 +53,7 @@ def names(source: str) -> list[str]:
     Raises `ModelError` for a folder that holds none.
     """
     path = Path(source)
-    if path.suffix == ".onnx":
+    if path.suffix in FILES:
         return [path.stem]
     if not path.is_dir():
         return []
@@ -77,7 +78,7 @@ def offers(source: str, only: str | None = None) -> list[Offer]:
     Raises `ModelError` for what cannot be read, and for a graph that reaches outside its folder.
     """
     path, found = Path(source), []
-    if path.suffix == ".onnx":
+    if path.suffix in FILES:
         found = [Endpoint(_named(path.stem, source), (_model(path),))]
     elif path.is_dir():
         for name in names(source):
@@ -95,7 +96,8 @@ def offers(source: str, only: str | None = None) -> list[Offer]:
     for endpoint in found:
         if only is None or endpoint.name == only:
             file = endpoint.functions[0].path
-            check_graph(Path(file))
+            if not file.endswith(".gguf"):
+                check_graph(Path(file))
             made.append(Offer(endpoint, stamp(file)))
     return made
 

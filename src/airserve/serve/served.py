@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import numpy as np
 
 from airserve.contract import Endpoint
-from airserve.model import BFLOAT16, Array, ModelError, Run, Tensor, open_function
+from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function
 from airserve.serve.batching import DeadlineExceeded, Overloaded, Padded
 from airserve.serve.configuration import Bounds
 from airserve.serve.connecting import UpstreamLate
@@ -75,7 +75,7 @@ class Served:
         self.router = Router((endpoint.next, *endpoint.also)) if endpoint.next else None
         if not endpoint.functions:
             raise ModelError(f"endpoint {self.name} has no functions; give it at least one.")
-        opened = [open_function(function) for function in endpoint.functions]
+        opened = [_no_tensors(f.path) or open_function(f) for f in endpoint.functions]
         for tensor in (t for signature, _ in opened for t in (*signature.inputs, *signature.outputs)):
             if tensor.dtype not in DATATYPE:
                 raise ModelError(f"endpoint {self.name}: {tensor.name} is {tensor.dtype}, which cannot be served.")
@@ -95,7 +95,8 @@ class Served:
         self.apart, self.max_batch = batch_of(self.inputs, self.outputs, self.work) if self.quick else (False, 1)
         self.max_wait_s = 0.0  # that a request waits for others
         self.language: Generator | Encoder | None = None
-        if len(opened) == 1 and any(tensor.name == "input_ids" for tensor in self.inputs):
+        speaks = not self.inputs or any(tensor.name == "input_ids" for tensor in self.inputs)
+        if len(opened) == 1 and speaks:
             from airserve.serve.language import open_language  # of no use to others
 
             path, tally = Path(endpoint.functions[0].path), self.table.tallies.tally(worker, slot)
@@ -162,6 +163,15 @@ class Served:
             self.router.close()
         if self.language is not None:
             self.language.close()
+
+
+def _no_tensors(path: str) -> tuple[Signature, Run] | None:
+    """A GGUF file as a Function: it takes and gives none. None for another file."""
+
+    def refuse(_: Sequence[Array]) -> list[Array]:
+        raise BadInput(f"{Path(path).stem} takes and gives no tensors; ask it for text (/v1/chat/completions).")
+
+    return (Signature((), ()), refuse) if path.endswith(".gguf") else None
 
 
 def _joined(name: str, before: Sequence[Tensor], after: Sequence[Tensor], run: Run) -> Run:

@@ -22,7 +22,7 @@ def warm_up(name: str, signature: Signature, run: Run) -> float:
 
     Only a first axis may be free, for it counts samples; what other free axes may be, the graph does not say.
     """
-    if any(t.dtype == "bytes" or -1 in t.shape[1:] for t in signature.inputs):
+    if not signature.inputs or any(t.dtype == "bytes" or -1 in t.shape[1:] for t in signature.inputs):
         return float("inf")
     zeros = [np.zeros([1 if axis < 0 else axis for axis in t.shape], _dtype(t)) for t in signature.inputs]
     taken_s = []
