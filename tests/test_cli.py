@@ -68,6 +68,22 @@ def test_a_file_that_is_not_onnx_leaves_nothing(home, tmp_path):
     assert json.loads(airserve(home, "models", "--json").stdout) == []
 
 
+def test_simulate_says_what_silence_adds_to_a_slow_request(home, tmp_path):
+    """The connection that is set up is most of the latency of a device that speaks every 20 s."""
+    file = tmp_path / "silent.yaml"
+    file.write_text(
+        "network:\n  cells: [{name: hall, always_on: false}]\n  slices: [{name: all}]\n"
+        "  sites: [{name: mast, kind: edge}]\nservices:\n"
+        "  - {name: meters, bytes_up: 300, bytes_down: 100, compute_ms: 1, site: mast, devices: 5, rate_hz: 0.05,\n"
+        "     slice: all}\n"
+    )
+    run = airserve(home, "simulate", file, "--seconds", "100")
+    assert run.returncode == 0, run.stderr
+    head, row = run.stdout.splitlines()[:2]
+    assert head.split()[-3:] == ["access", "in", "p99"]
+    assert 80 < int(row.split()[-1].rstrip("%")) < 100
+
+
 def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
     file = tmp_path / "sizes.yaml"
     head, _, _ = FACTORY.read_text().partition("services:")

@@ -37,9 +37,11 @@ def simulate(
         save(contents(file.stem, factory.network, work, outcome, promises, seconds, seed), html)
     if as_json:
         return show({**found, "realtime_factor": round(outcome.realtime_factor, 1)})
+    absences = sorted({one for s in found["services"] for one, part in s["share_of_p99"].items() if part})
     rows(
-        ["service", "sent", "answered", "p50 ms", "p90", "p99", "max"],
-        [[s["name"], s["sent"], s["answered"], *(digits(s["latency_ms"][k]) for k in ("p50", "p90", "p99", "max"))]
+        ["service", "sent", "answered", "p50 ms", "p90", "p99", "max", *(f"{one} in p99" for one in absences)],
+        [[s["name"], s["sent"], s["answered"], *(digits(s["latency_ms"][k]) for k in ("p50", "p90", "p99", "max")),
+          *(f"{s['share_of_p99'][one] or 0:.0%}" for one in absences)]
          for s in found["services"]],
     )  # fmt: skip
     rows(
