@@ -1,10 +1,13 @@
 """The Open Inference Protocol V2 over gRPC as tritonclient sees it, plain and asyncio, at a service of two workers."""
 
 import asyncio
+import json
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -15,9 +18,13 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from airserve.model import Engine
-from airserve.serve.guarding import new_key
+from airserve.contract import Endpoint, SiteProcess
+from airserve.model import Engine, Function
+from airserve.serve.configuration import Configuration
+from airserve.serve.guarding import Guard, new_key
+from airserve.serve.protocols import oip_grpc
 from airserve.serve.protocols._messages import MESSAGES, SERVICE, classes
+from airserve.serve.service import Service
 
 Address = str
 
@@ -225,3 +232,114 @@ def test_keys(graphs, tmp_path):
                 assert client.infer("whole", [given("x", x())], headers=headers).as_numpy("y").shape == (2, 3)
             with pytest.raises(InferenceServerException, match="that takes a key of an admin"):
                 client.unload_model("whole", headers=headers)
+
+
+def here(graphs, talk, guard=None):
+    """Runs `talk(channel, listener, request)` against a service with a model of 30 ms in this process."""
+
+    async def run():
+        slow = Endpoint("slow", (Function("whole", "model", str(graphs["whole"]), padded_s=0.03),))
+        quick = Endpoint("quick", (Function("whole", "model", str(graphs["whole"])),))
+        running = Service(SiteProcess("mast", "127.0.0.1", 0, 1, (slow, quick)))
+        listener = await oip_grpc.listen(running, "127.0.0.1", 0, guard=guard)
+
+        def request(model):
+            made = classes()["ModelInferRequest"](model_name=model, raw_input_contents=[x(1.0, 1).tobytes()])
+            made.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+            return made.SerializeToString()
+
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{listener.port}") as channel:
+            found = await talk(channel, listener, request)
+        begun_s = time.monotonic()
+        await listener.drain(5)
+        assert time.monotonic() - begun_s < 4, "nothing was under way"
+        counted = [running.endpoint(name).table.counted(slot) for slot, name in enumerate(("slow", "quick"))]
+        running.close()
+        return found, counted
+
+    return asyncio.run(run())
+
+
+def test_clients_that_go_away_leave_nothing_behind(graphs):
+    """Calls cancelled or out of time at random moments: unread, waiting, being answered."""
+
+    async def talk(channel, listener, request):
+        infer, rng, calls = channel.unary_unary(f"/{SERVICE}/ModelInfer"), random.Random(0), []
+        for k in range(60):
+            timeout = rng.choice((None, 1e-4, 0.01, 0.2))
+            calls.append(infer(request("slow" if k % 4 == 0 else "quick"), timeout=timeout))
+            if rng.random() < 0.5:
+                asyncio.get_running_loop().call_later(rng.random() * 0.05, calls[-1].cancel)
+            if k % 10 == 0:
+                await asyncio.sleep(0.01)
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+        await stream.write(request("slow"))
+        stream.cancel()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        for _ in range(200):
+            if not listener.under_way:
+                break
+            await asyncio.sleep(0.02)
+        assert listener.under_way == 0
+        assert {type(one) for one in ended} <= {bytes, grpc.aio.AioRpcError, asyncio.CancelledError}
+        return await infer(request("quick"))
+
+    last, (slow, _) = here(graphs, talk)
+    assert classes()["ModelInferResponse"].FromString(last).model_name == "quick"
+    assert slow.answered < 15, "a call that nobody waits for is not computed"
+
+
+def test_requests_under_way_are_counted_and_a_deadline_is_kept(graphs, tmp_path):
+    key = new_key(tmp_path / "keys.json", "a", concurrency=2)
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+
+    async def talk(channel, listener, request):
+        infer, sent = channel.unary_unary(f"/{SERVICE}/ModelInfer"), (("authorization", f"Bearer {key}"),)
+        calls = [infer(request("slow"), metadata=sent) for _ in range(4)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        codes = sorted(one.code().name if isinstance(one, grpc.aio.AioRpcError) else "OK" for one in ended)
+        assert codes == ["OK", "OK", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"]
+        assert "may have 2 requests under way" in next(str(one) for one in ended if not isinstance(one, bytes))
+        calls = [infer(request("slow"), metadata=sent), infer(request("slow"), metadata=sent, timeout=0.02)]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await calls[1]
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await calls[0]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{SERVICE}/Nothing")(b"")
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+    _, (slow, _) = here(graphs, talk, guard)
+    assert slow.answered == 3
+
+
+def test_a_stream_of_a_slow_model_answers_in_order(graphs):
+    async def talk(channel, listener, request):
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+        for model in ("slow", "quick", "nothing", "slow"):
+            await stream.write(request(model))
+        await stream.done_writing()
+        return [classes()["ModelStreamInferResponse"].FromString(one) async for one in stream]
+
+    got, _ = here(graphs, talk)
+    assert [one.infer_response.model_name for one in got] == ["slow", "quick", "", "slow"]
+    assert "no model 'nothing'" in got[2].error_message
+
+
+def test_calls_are_logged_with_what_names_them(graphs, tmp_path):
+    words = [str(graphs["whole"]), "--port", "0", "--grpc-port", "0", "--access-log"]
+    command, parent = [sys.executable, "-m", "airserve.cli", "serve", *words], f"00-{'1' * 32}-{'2' * 16}-01"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        where = re.search(r"grpc://(\S+)", process.stdout.readline())[1]
+        with grpc.insecure_channel(where) as channel:
+            sent = (("x-request-id", "seven"), ("traceparent", parent))
+            live = channel.unary_unary(f"/{SERVICE}/ServerLive").with_call(b"", metadata=sent)[1]
+            assert dict(live.initial_metadata())["x-request-id"] == "seven"
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\x0a\x01z")
+        process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in process.communicate(timeout=15)[1].splitlines()]
+    one, other = (line for line in lines if line["message"] == "request")
+    assert (one["path"], one["status"], one["request_id"]) == (f"/{SERVICE}/ServerLive", "OK", "seven")
+    assert one["traceparent"] == parent
+    assert (other["path"], other["status"]) == (f"/{SERVICE}/ModelInfer", "NOT_FOUND")

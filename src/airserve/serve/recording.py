@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from airserve.serve.guarding import Admitted
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._pending import Pending
@@ -42,27 +43,42 @@ def record(every_request: bool) -> None:
     requests.setLevel(logging.INFO if every_request else logging.WARNING)
 
 
+def say(
+    method: str,
+    path: str,
+    status: int | str,
+    arrived_s: float,
+    size: int,
+    identity: bytes,
+    traceparent: bytes,
+    admitted: Admitted | None,
+) -> None:
+    """A line for a request that has been answered."""
+    requests.info(
+        "request",
+        extra={
+            "method": method,
+            "path": path,
+            "status": status,
+            "ms": round(1e3 * (time.monotonic() - arrived_s), 3),
+            "bytes": size,
+            "request_id": identity.decode("latin-1")[:128],
+            "traceparent": traceparent.decode("latin-1")[:64],
+            "tenant": admitted.tenant.name if admitted else "",
+        },
+    )
+
+
 def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
     """An `Answer` that logs each request when it is answered."""
 
-    def say(head: Head, status: int, size: int, arrived_s: float) -> None:
+    def told(head: Head, status: int, size: int, arrived_s: float) -> None:
         header = head.headers
-        requests.info(
-            "request",
-            extra={
-                "method": head.method,
-                "path": head.path,
-                "status": status,
-                "ms": round(1e3 * (time.monotonic() - arrived_s), 3),
-                "bytes": size,
-                "request_id": header.get(b"x-request-id", b"").decode("latin-1")[:128],
-                "traceparent": header.get(b"traceparent", b"").decode("latin-1")[:64],
-                "tenant": head.admitted.tenant.name if head.admitted else "",
-            },
-        )
+        names = header.get(b"x-request-id", b""), header.get(b"traceparent", b"")
+        say(head.method, head.path, status, arrived_s, size, *names, head.admitted)
 
     def said(head: Head, response: bytes, arrived_s: float) -> bytes:
-        say(head, int(response[9:12]), len(response), arrived_s)
+        told(head, int(response[9:12]), len(response), arrived_s)
         return response
 
     async def later(head: Head, waiting: Awaitable[bytes | Stream], arrived_s: float) -> bytes | Stream:
@@ -71,7 +87,7 @@ def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
         except Exception as error:
             response = failed(error)
         if isinstance(response, Stream):  # nobody counts its bytes
-            response.ended.append(lambda: say(head, 200, 0, arrived_s))
+            response.ended.append(lambda: told(head, 200, 0, arrived_s))
             return response
         return said(head, response, arrived_s)
 

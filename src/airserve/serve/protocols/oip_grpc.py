@@ -1,17 +1,16 @@
-"""Open Inference Protocol V2 over gRPC, on grpcio's threads, which leave the loop of the other protocols alone.
+"""Open Inference Protocol V2 over gRPC, on a thread of its own, which leaves the loop of the other protocols alone.
 
 A request comes as the bytes it has on the wire. Where it begins like an earlier one, all but the data of its tensors is
-known, and no message is parsed or built; else it is read in full.
+known, and no message is parsed or built; else it is read in full. A model that takes long is left to the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from importlib.metadata import version as version_of
 from typing import Any, NamedTuple, final
 
@@ -20,17 +19,22 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.model import Array
+from airserve.serve import recording
 from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.connecting import UpstreamFailed, UpstreamLate
-from airserve.serve.guarding import Admitted, Forbidden, Guard, TooMany, Unauthorized
+from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany, Unauthorized
+from airserve.serve.protocols._calls import Answer, Call, Calls
 from airserve.serve.protocols._contents import RAW_INPUT, RAW_OUTPUT, M, answer_of, delimited, header_of, inputs_of
+from airserve.serve.protocols._entry import REQUEST_ID, TRACEPARENT
 from airserve.serve.protocols._messages import SERVICE
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, NUMPY, WireError, pack
 from airserve.wire import BODY_LIMIT_BYTES
 
-THREADS = 16  # for all but inference
+SPARE = 16  # calls above those that may wait for a core
+KNOWN = 256  # keys that are remembered
+STREAMED = b"\x12"  # tag of ModelStreamInferResponse.infer_response
 FORMS = 16  # that are kept
 CODE: dict[type[Exception], grpc.StatusCode] = {
     Unauthorized: grpc.StatusCode.UNAUTHENTICATED, Forbidden: grpc.StatusCode.PERMISSION_DENIED,
@@ -53,7 +57,7 @@ async def listen(
     share: bool = False,
     certificate: tuple[bytes, bytes] | None = None,
     guard: Guard | None = None,
-) -> Listener:
+) -> Calls:
     """Answers for a Service at an address (port 0: any that is free). `certificate`: private key and chain, PEM.
 
     Raises `OSError` where the address is taken.
@@ -63,35 +67,16 @@ async def listen(
         ("grpc.max_receive_message_length", BODY_LIMIT_BYTES),
         ("grpc.max_send_message_length", -1),
     ]
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grpc")
-    server = grpc.server(pool, options=options, maximum_concurrent_rpcs=service.workers.limit + THREADS)
     methods = _Methods(service, guard, asyncio.get_running_loop())
-    handlers = {name: grpc.unary_unary_rpc_method_handler(methods.handler(name)) for name in (*METHODS, "ModelInfer")}
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(methods.stream)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        if certificate is None:
-            bound = server.add_insecure_port(address)
-        else:
-            bound = server.add_secure_port(address, grpc.ssl_server_credentials([certificate]))
-    except RuntimeError:
-        raise OSError(f"{address} cannot be had for gRPC") from None
-    server.start()
-    return Listener(server, bound)
-
-
-@final
-class Listener:
-    """A listening gRPC server."""
-
-    def __init__(self, server: Any, port: int) -> None:
-        self._server, self.port = server, port
-
-    async def drain(self, within_s: float) -> None:
-        """Takes no new calls, finishes those under way, and ends."""
-        stopped = self._server.stop(within_s)
-        await asyncio.to_thread(stopped.wait, within_s + 1)
+    return Calls(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        {f"/{SERVICE}/{name}": methods.answer(name) for name in (*METHODS, "ModelInfer", "ModelStreamInfer")},
+        (f"/{SERVICE}/ModelStreamInfer",),
+        _status,
+        most=service.workers.limit + SPARE,
+        options=options,
+        credentials=None if certificate is None else grpc.ssl_server_credentials([certificate]),
+    )
 
 
 class _Form(NamedTuple):
@@ -114,59 +99,93 @@ class _Methods:
 
     def __init__(self, service: Service, guard: Guard | None, loop: asyncio.AbstractEventLoop) -> None:
         self._service, self._guard, self._loop = service, guard, loop
-        self._one = threading.Lock()  # the worker has one core: a request that is computed here waits for another
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix="grpc-infer")
         self._forms: list[_Form] = []
         self._last = b""
+        self._known: dict[tuple[Any, Any], tuple[Admitted, Allowance | None]] = {}
+        self._recorded = recording.requests.isEnabledFor(logging.INFO)
 
-    def handler(self, name: str) -> Callable[[bytes, Any], bytes]:
-        """What answers a method: errors become the status that the protocol has for them."""
-        call = self._infer if name == "ModelInfer" else self._called(name, METHODS[name])
+    def answer(self, name: str) -> Answer:
+        """What answers a method."""
+        if name == "ModelStreamInfer":
+            return self._streamed
+        answer = self._infer if name == "ModelInfer" else self._called(name, METHODS[name])
 
-        def handle(data: bytes, context: Any) -> bytes:
+        def named(call: Call, data: bytes) -> bytes | Future[bytes]:
+            metadata = call.metadata
+            if "x-request-id" in metadata and REQUEST_ID.fullmatch(identity := _bytes(metadata["x-request-id"])):
+                call.echo = (("x-request-id", identity.decode()),)
+            if self._recorded:
+                call.ended = lambda status, size: self._say(call, status, size)
+            return answer(call, data)
+
+        return named
+
+    def _say(self, call: Call, status: str, size: int) -> None:
+        said, metadata = call.metadata, ("authorization", "x-api-key")
+        admitted, _ = self._known.get((said.get(metadata[0]), said.get(metadata[1])), (None, None))
+        recording.say(
+            "gRPC",
+            call.method,
+            status,
+            call.arrived_s,
+            size,
+            _bytes(said.get("x-request-id", b"")),
+            _bytes(said.get("traceparent", b"")),
+            admitted,
+        )
+
+    def _streamed(self, call: Call, data: bytes) -> bytes | Future[bytes]:
+        """One of the requests of a stream; one that fails does not end it."""
+        try:
+            answer = self._infer(call, data)
+        except Exception as error:
+            return _failed(error)
+        if isinstance(answer, bytes):
+            return b"".join(delimited(answer, STREAMED))
+
+        async def later() -> bytes:
             try:
-                return call(data, context)
+                return b"".join(delimited(await asyncio.wrap_future(answer), STREAMED))
             except Exception as error:
-                context.abort(*_status(error))
-                raise  # abort has raised already
+                return _failed(error)
 
-        if name == "ModelInfer":
-            # A worker has one core: more threads than one only pass it back and forth, at a third of a call's cost.
-            handle.experimental_thread_pool = self._engine  # type: ignore[attr-defined]
-        return handle
+        return asyncio.run_coroutine_threadsafe(later(), self._loop)
 
-    def stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Requests one after another; one that fails does not end the stream."""
-        for data in requests:
-            try:
-                response = M["ModelInferResponse"].FromString(self._infer(data, context))
-                yield M["ModelStreamInferResponse"](infer_response=response).SerializeToString()
-            except Exception as error:
-                yield M["ModelStreamInferResponse"](error_message=_status(error)[1]).SerializeToString()
-
-    def _called(self, name: str, call: Callable[[_Methods, Any, Admitted | None], Any]) -> Any:
+    def _called(self, name: str, method: Callable[[_Methods, Any, Admitted | None], Any]) -> Answer:
         request_of = M[f"{name}Request"].FromString
 
-        def called(data: bytes, context: Any) -> bytes:
-            admitted = self._admit(context) if name not in OPEN else None
-            return bytes(call(self, request_of(data), admitted).SerializeToString())
+        async def later(made: Coroutine[Any, Any, Any]) -> bytes:
+            return bytes((await made).SerializeToString())
+
+        def called(call: Call, data: bytes) -> bytes | Future[bytes]:
+            admitted, _ = self._admit(call) if name not in OPEN else (None, None)
+            made = method(self, request_of(data), admitted)
+            if isinstance(made, Coroutine):
+                return asyncio.run_coroutine_threadsafe(later(made), self._loop)
+            return bytes(made.SerializeToString())
 
         return called
 
-    def _admit(self, context: Any) -> Admitted | None:
+    def _admit(self, call: Call) -> tuple[Admitted | None, Allowance | None]:
+        """Who asks, looked up once for each key, and counted against its rate."""
         if self._guard is None:
-            return None
-        admitted = self._guard.admit({key.encode(): _bytes(value) for key, value in context.invocation_metadata()})
-        if (allowance := self._guard.allowance(admitted, self._service.worker)) is not None:
-            allowance.take(time.monotonic())
-            allowance.enter()
-            context.add_callback(allowance.leave)
-        return admitted
+            return None, None
+        metadata, now_s = call.metadata, call.arrived_s
+        given = metadata.get("authorization"), metadata.get("x-api-key")
+        found = self._known.get(given)
+        if found is None or found[0].until_s < now_s:
+            admitted = self._guard.admit({key.encode(): _bytes(value) for key, value in metadata.items()})
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            found = self._known[given] = admitted, self._guard.allowance(admitted, self._service.worker)
+        if found[1] is not None:
+            found[1].take(now_s)
+        return found
 
-    def _infer(self, data: bytes, context: Any) -> bytes:
-        arrived_s = time.monotonic()
-        admitted = self._admit(context)
-        if context.time_remaining() == 0.0 or not context.is_active():
+    def _infer(self, call: Call, data: bytes) -> bytes | Future[bytes]:
+        arrived_s = call.arrived_s
+        admitted, allowance = self._admit(call)
+        if call.left_s() <= 0.0:
             raise DeadlineExceeded("the deadline passed before the work began.")
         service = self._service
         if service.workers.idle:
@@ -177,11 +196,10 @@ class _Methods:
                         arrays = [np.ndarray(shape, dtype, data, at) for shape, dtype, at in form.inputs]
                         return self._quick(form, arrays, arrived_s)
                     break
-        return self._read(data, context, admitted, arrived_s)
+        return self._read(data, call, admitted, allowance)
 
     def _quick(self, form: _Form, arrays: list[Array], arrived_s: float) -> bytes:
-        with self._one:
-            outputs, _, _ = self._service.compute(form.served, arrays, arrived_s, aside=True)
+        outputs, _, _ = self._service.compute(form.served, arrays, arrived_s, aside=True)
         outputs = [outputs[k] for k in form.wanted]
         shapes = tuple([array.shape for array in outputs])
         if (begun := form.answers.get(shapes)) is None:
@@ -190,9 +208,11 @@ class _Methods:
             begun = form.answers[shapes] = header_of(form.served, form.id, form.wanted, outputs)
         return begun + b"".join([part for array in outputs for part in delimited(array.tobytes(), RAW_OUTPUT)])
 
-    def _read(self, data: bytes, context: Any, admitted: Admitted | None, arrived_s: float) -> bytes:
+    def _read(
+        self, data: bytes, call: Call, admitted: Admitted | None, allowance: Allowance | None
+    ) -> bytes | Future[bytes]:
         """A request read in full."""
-        service = self._service
+        service, arrived_s = self._service, call.arrived_s
         try:
             request = M["ModelInferRequest"].FromString(data)
         except Exception:  # protobuf's DecodeError differs between its implementations
@@ -203,26 +223,38 @@ class _Methods:
         requested = [output.name for output in request.outputs]
         served.check_requested(requested, served.outputs)
         wanted = [k for k, tensor in enumerate(served.outputs) if not requested or tensor.name in requested]
-        left_s = context.time_remaining()
+        left_s = call.left_s()
         asked = request.parameters["timeout"].int64_param / 1e6 if "timeout" in request.parameters else None
-        within_s = [s for s in (left_s, asked) if s]
+        within_s = [s for s in (left_s if math.isfinite(left_s) else None, asked) if s]
         deadline_s = arrived_s + min(within_s, default=service.deadline_s)
         if served.quick and service.workers.idle:
             try:
                 ordered = served.check(inputs)
             except BadInput:
-                with self._one:
-                    served.aside.failed("refused")
+                served.aside.failed("refused")
                 raise
             form = _Form(service.generation, b"", 0, [], [], served, wanted, request.id, {})
             answer = self._quick(form, ordered, arrived_s)
             self._remember(data, request, form)
             return answer
-        call = service.infer(served, inputs, requested=requested, arrived_s=arrived_s, deadline_s=deadline_s)
-        reply = asyncio.run_coroutine_threadsafe(call, self._loop).result()
-        raws = [part for tensor, array in reply.outputs for part in delimited(pack(tensor, array), RAW_OUTPUT)]
-        response = answer_of(served, request.id, [(t.name, DATATYPE[t.dtype], a.shape) for t, a in reply.outputs])
-        return bytes(response) + b"".join(raws)
+        if allowance is not None:
+            allowance.enter()
+        traceparent = _bytes(call.metadata.get("traceparent", b""))
+        trace = f"traceparent: {traceparent.decode()}\r\n" if TRACEPARENT.fullmatch(traceparent) else ""
+
+        async def later() -> bytes:
+            try:
+                reply = await service.infer(
+                    served, inputs, requested=requested, arrived_s=arrived_s, deadline_s=deadline_s, trace=trace
+                )
+            finally:
+                if allowance is not None:
+                    allowance.leave()
+            raws = [part for tensor, array in reply.outputs for part in delimited(pack(tensor, array), RAW_OUTPUT)]
+            described = [(t.name, DATATYPE[t.dtype], a.shape) for t, a in reply.outputs]
+            return answer_of(served, request.id, described) + b"".join(raws)
+
+        return asyncio.run_coroutine_threadsafe(later(), self._loop)
 
     def _remember(self, data: bytes, request: Any, form: _Form) -> None:
         """Keep the form of a request of numbers that began as the last one did."""
@@ -270,7 +302,10 @@ class _Methods:
     def model_metadata(self, request: Any, admitted: Admitted | None) -> Any:
         _permit(admitted, request.name)
         served = self._service.endpoint(request.name, request.version)
-        signature = asyncio.run_coroutine_threadsafe(self._service.signature(served), self._loop).result()
+        return self._described(served)
+
+    async def _described(self, served: Served) -> Any:
+        signature = await self._service.signature(served)
         tensor_of = M["ModelMetadataResponse.TensorMetadata"]
 
         def described(tensors: Any) -> list[Any]:
@@ -327,8 +362,10 @@ class _Methods:
     def _change(self, what: Any, request: Any, admitted: Admitted | None) -> Any:
         if admitted is not None and not admitted.tenant.admin:
             raise Forbidden(f"{admitted.tenant.name} may not load or unload models; that takes a key of an admin.")
-        change = self._service.change(what, request.model_name)
-        asyncio.run_coroutine_threadsafe(change, self._loop).result()
+        return self._changed(what, request.model_name)
+
+    async def _changed(self, what: Any, model: str) -> Any:
+        await self._service.change(what, model)
         return M[f"RepositoryModel{what.title()}Response"]()
 
 
@@ -346,6 +383,10 @@ def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
             return code, str(error)
     log.error("a request failed in a way that no error names", exc_info=error)
     return grpc.StatusCode.INTERNAL, f"the server failed ({type(error).__name__}); its log says where."
+
+
+def _failed(error: Exception) -> bytes:
+    return bytes(M["ModelStreamInferResponse"](error_message=_status(error)[1]).SerializeToString())
 
 
 def _may(admitted: Admitted | None, model: str) -> bool:
