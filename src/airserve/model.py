@@ -6,6 +6,7 @@ import ctypes
 import io
 import itertools
 import math
+import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,18 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """Which engine opens a graph. `precision` is in what it may compute: "" as the graph says, or "bf16"."""
+
+    engine: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    precision: Literal["", "bf16"] = ""
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.engine, self.precision)))
+
+
+@dataclass(frozen=True)
 class Function:
     """What runs on a Site: a Model, a head, a tail, or a pre-process ("jpeg": bytes to uint8 pixels).
 
@@ -110,6 +123,7 @@ class Function:
     kind: Literal["model", "head", "tail", "preprocess"]
     path: str = ""
     padded_s: float | None = None
+    runtime: Runtime = Runtime()
 
 
 @final
@@ -159,6 +173,56 @@ class Engine:
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(array)
         return [_array(value) for value in self.session.run_with_ort_values(list(outputs), values)]
+
+
+@final
+class OpenVino:
+    """An ONNX file opened by OpenVINO (extra `openvino`): one stream, computed on the thread that calls.
+
+    The signature is onnxruntime's, for OpenVINO may rename what it rewrites; outputs come in the same order.
+    Raises `ModelError`.
+    """
+
+    def __init__(self, source: str | Path | bytes, runtime: Runtime) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise ModelError("openvino is not installed: pip install 'airserve[openvino]'.") from None
+        self.signature = Engine(source).signature
+        for tensor in (*self.signature.inputs, *self.signature.outputs):
+            if tensor.dtype in ("bytes", "bfloat16"):
+                raise ModelError(f"{tensor.name} is {tensor.dtype}, which is not run by openvino; use onnxruntime.")
+        properties = {
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": runtime.threads,
+            "INFERENCE_PRECISION_HINT": runtime.precision or "f32",
+        }
+        core = openvino.Core()
+        try:
+            self._compiled = core.compile_model(
+                core.read_model(model=source if isinstance(source, bytes) else str(source)), "CPU", properties
+            )
+        except RuntimeError as error:
+            what = "these bytes" if isinstance(source, bytes) else Path(source).name
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+            raise ModelError(f"{what} cannot be opened by openvino: {reason.strip()[:160]}.") from None
+        self._requests = threading.local()  # one serves one thread
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs in the signature's order, for inputs in the signature's order."""
+        request = getattr(self._requests, "one", None)
+        if request is None:
+            request = self._requests.one = self._compiled.create_infer_request()
+        found = request.infer(dict(enumerate(inputs)), share_inputs=True)
+        return [found[k] for k in range(len(self.signature.outputs))]
+
+
+def open_engine(source: str | Path | bytes, runtime: Runtime | None = None) -> Engine | OpenVino:
+    """A graph opened by the engine that a Runtime names. Raises `ModelError`."""
+    runtime = runtime or Runtime()
+    if runtime.engine == "openvino":
+        return OpenVino(source, runtime)
+    return Engine(source, runtime.threads)
 
 
 def _array(value: Any) -> Array:
@@ -212,7 +276,7 @@ def open_function(function: Function) -> tuple[Signature, Run]:
     """The signature of a Function and the callable that runs it (without padding)."""
     if function.kind == "preprocess":
         return PREPROCESS[function.name]
-    engine = Engine(function.path)
+    engine = open_engine(function.path, function.runtime)
     return engine.signature, engine.run
 
 

@@ -193,6 +193,7 @@ def test_weights_are_kept_within_binomial_bounds(weights, seed):
     assert (counts[share == 0] == 0).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=6), st.integers(0, 1 << 30))
 def test_of_equal_places_the_busiest_is_never_taken_unless_all_are(waiting, seed):
     chosen = pick([1.0] * len(waiting), waiting, random.Random(seed))
@@ -303,6 +304,7 @@ def test_a_hedge_is_off_unless_asked_for_and_then_cuts_the_slow_place_short():
     virtually(run)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["failed", "missed", "probed", "answered"]), st.floats(0, 3)), max_size=60))
 def test_health_is_left_by_failure_alone_and_won_back_by_a_probe_alone(events):
     health, now_s, since_s = Health(), 0.0, 0.0

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -327,6 +327,7 @@ def test_data_outside_the_folder_of_a_graph_are_not_read(graphs, tmp_path):
         offers(str(inside / "deep.onnx"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 10_000), st.integers(0, 255))
 def test_a_damaged_graph_is_refused_or_read_but_never_more(graphs, tmp_path_factory, noise, at, byte):
     data = bytearray(graphs["whole"].read_bytes())

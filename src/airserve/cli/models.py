@@ -134,9 +134,11 @@ def _model(model: Any, as_json: bool) -> None:
 
 def _plain(model: Any, registry: Any) -> dict[str, Any]:
     from airserve.contract import to_plain
+    from airserve.place.choosing import chosen
 
     said: dict[str, Any] = to_plain(model)
-    return {"reference": model.reference, **said, "aliases": registry.aliases(model)}
+    runtime = to_plain(chosen(model, registry))  # on this machine
+    return {"reference": model.reference, **said, "aliases": registry.aliases(model), "runtime": runtime}
 
 
 def _scores(model: Any) -> str:

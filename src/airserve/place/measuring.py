@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from airserve import wire
-from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, Run, Samples, Tensor
+from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, OpenVino, Run, Samples, Tensor
 from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tapped, working_bytes
 
 RUNS = (12, 64)  # at least and at most, of each graph; the whole is run as often beside every cut
@@ -83,7 +83,7 @@ def measure(
     graph = read(model.path)
     found = [cut for cut in cuts(graph) if not cut.shadowed]
     working = working_bytes(graph)
-    rows = _rows(model, samples)
+    rows = inputs_of(model, samples)
     lows, highs, tensors = _taps(graph, found, model, samples)
     engine = Engine(model.path)
     answers = [engine.run(row) for row in rows[:SIZED_ROWS]]
@@ -199,7 +199,7 @@ def halves(way: Way, model: Model) -> tuple[bytes, bytes]:
     return split(model.path, way.at, way.encoding, way.scale)
 
 
-def _rows(model: Model, samples: Samples | None) -> list[list[Array]]:
+def inputs_of(model: Model, samples: Samples | None) -> list[list[Array]]:
     """Inputs one row at a time: held samples, or zeros where there are none."""
     if samples is not None:
         if len(model.signature.inputs) != 1:
@@ -234,7 +234,7 @@ def _taps(
             others = (0, *range(2, x.ndim))
             lows[k] = np.minimum(lows[k], x.min(axis=others))
             highs[k] = np.maximum(highs[k], x.max(axis=others))
-    shown = [engine.run(row) for row in _rows(model, samples)[:SIZED_ROWS]]
+    shown = [engine.run(row) for row in inputs_of(model, samples)[:SIZED_ROWS]]
     return lows, highs, [[row[k] for row in shown] for k in range(len(found))]
 
 
@@ -279,13 +279,13 @@ def _sent(
 
 
 def measured_score(
-    model: Model, parent: Model, engine: Engine, samples: Samples | None, tail: Engine | None = None
+    model: Model, parent: Model, engine: Engine | OpenVino, samples: Samples | None, tail: Engine | None = None
 ) -> tuple[str, float | None, float | None, int]:
     """Metric, score, the parent's score, and the rows behind them. One row at a time, as it is served."""
     if samples is None:
         return "", None, None, 0
     held = samples.held()
-    rows = [row[0] for row in _rows(model, samples)]
+    rows = [row[0] for row in inputs_of(model, samples)]
     if not rows:
         return "", None, None, 0
     ours = _winners(engine, rows, tail)
@@ -296,7 +296,7 @@ def measured_score(
     return "accuracy", float((ours == labels).mean()), float((theirs == labels).mean()), len(rows)
 
 
-def _winners(engine: Engine, rows: Sequence[Array], tail: Engine | None = None) -> Array:
+def _winners(engine: Engine | OpenVino, rows: Sequence[Array], tail: Engine | None = None) -> Array:
     answers = (engine.run([row]) for row in rows)
     if tail is not None:
         answers = (tail.run(middle) for middle in answers)

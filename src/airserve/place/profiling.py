@@ -6,8 +6,6 @@ Kept by the content of graph and samples, the engine's version and the machine.
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -19,6 +17,7 @@ from rich.progress import Progress
 
 from airserve.contract import from_plain, to_plain
 from airserve.model import Array, Engine, Model, ModelError, Samples, load_samples
+from airserve.place.choosing import Timed, choose, machine
 from airserve.place.description import Factory
 from airserve.place.measuring import VariantProfile, Way, decode_s, halves, measure, measured_score
 from airserve.registry import Registry
@@ -34,6 +33,7 @@ class ModelProfile:
     media: str
     decode_s: Array
     variants: tuple[VariantProfile, ...]
+    runtimes: tuple[tuple[str, Timed], ...] = ()  # by variant; none where onnxruntime is the only engine
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,34 @@ class Profile:
     """The profiles of a description's models."""
 
     COLUMNS: ClassVar = ["model", "variant", "cut", "encoding", "kB up", "zstd", "head ms", "tail ms", "score"]
+    ENGINE_COLUMNS: ClassVar = ["model", "variant", "engine", "ms", "error", "score drop", "chosen"]
     models: tuple[ModelProfile, ...]
 
     def of(self, model: str) -> ModelProfile:
         return next(one for one in self.models if one.model == model)
 
     def plain(self) -> dict[str, Any]:
-        """As data that JSON can carry: medians, one row a way."""
-        return {"ways": [dict(zip(self.COLUMNS, row, strict=True)) for row in self.rows()]}
+        """As data that JSON can carry: medians, one row a way; and the engines, where there are several."""
+        return {
+            "ways": [dict(zip(self.COLUMNS, row, strict=True)) for row in self.rows()],
+            "engines": [dict(zip(self.ENGINE_COLUMNS, row, strict=True)) for row in self.engine_rows()],
+        }
+
+    def engine_rows(self) -> list[list[Any]]:
+        """A table, one row an engine, in the order of ENGINE_COLUMNS."""
+        return [
+            [
+                one.model,
+                variant,
+                str(timed.runtime),
+                round(1e3 * timed.seconds, 3),
+                float(f"{timed.error:.1e}"),
+                timed.score_drop,
+                "yes" if timed.chosen else "",
+            ]
+            for one in self.models
+            for variant, timed in one.runtimes
+        ]
 
     def rows(self) -> list[list[Any]]:
         """A table, one row a way, in the order of COLUMNS."""
@@ -87,7 +107,8 @@ def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progre
                 bar.update(task, description=text, completed=done, total=total)
 
             samples = Lazy(model)
-            made = []
+            made: list[VariantProfile] = []
+            runtimes: list[tuple[str, Timed]] = []
             for variant in variants:
                 key = f"profile/{_content(variant, model)}"
                 kept = None if fresh else registry.kept(key)
@@ -95,7 +116,10 @@ def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progre
                     kept = to_plain(measure(variant, model, samples.read(), step))
                     registry.keep(key, kept)
                 made.append(replace(from_plain(VariantProfile, kept), reference=variant.reference))
-            found.append(_with_preprocess(name, model, samples, tuple(made), registry, fresh))
+                timed = choose(variant, model, samples.read, registry=registry, fresh=fresh)
+                runtimes.extend((variant.variant, one) for one in timed)
+            whole = _with_preprocess(name, model, samples, tuple(made), registry, fresh)
+            found.append(replace(whole, runtimes=tuple(runtimes)))
     return Profile(tuple(found))
 
 
@@ -152,16 +176,6 @@ def _content(model: Model, parent: Model) -> str:
     samples = parent.samples_path.stem if parent.samples_path else "none"
     parts = (RECIPE, model.digest, parent.digest, samples, onnxruntime.__version__, machine())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def machine() -> str:
-    """Processor and cores of this machine."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        name = next(line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def _kilo(values: Array) -> float | None:

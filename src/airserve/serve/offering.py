@@ -14,11 +14,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from airserve.contract import Endpoint
-from airserve.model import Function, ModelError
+from airserve.contract import Endpoint, from_plain
+from airserve.model import Function, ModelError, Runtime
 from airserve.serve.untrusted import check_graph
 
 FILES = (".onnx", ".gguf")
@@ -176,4 +176,5 @@ def _registered(reference: str) -> Endpoint:
         raise ModelError(said or f"the registry does not tell of {reference}.")
     found = json.loads(done.stdout)
     name = found["name"] if found["variant"] == "fp32" else f"{found['name']}-{found['variant']}"
-    return Endpoint(name, (_model(Path(found["path"])),), None, str(found["version"]), tuple(found["aliases"]))
+    function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, found["runtime"]))
+    return Endpoint(name, (function,), None, str(found["version"]), tuple(found["aliases"]))

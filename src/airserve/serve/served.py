@@ -109,6 +109,12 @@ class Served:
             counted.answered, counted.failed, counted.queue_s, counted.compute_s, p.overruns, p.worst_overrun_s
         )
 
+    @property
+    def platform(self) -> str:
+        """What computes, by the names that Triton has for it."""
+        engine = self.endpoint.functions[-1].runtime.engine
+        return "onnxruntime_onnx" if engine == "onnxruntime" else engine
+
     def check(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The inputs in the signature's order. Raises `BadInput`: which, what was expected, what came."""
         ordered = []

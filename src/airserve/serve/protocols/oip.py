@@ -265,7 +265,7 @@ def _describe(service: Service, head: Head) -> Respond:
             {
                 "name": served.name,
                 "versions": service.versions(served.name),
-                "platform": "onnxruntime_onnx",
+                "platform": served.platform,
                 "inputs": _described(signature.inputs),
                 "outputs": _described(signature.outputs),
             }

@@ -314,7 +314,7 @@ class _Methods:
         return M["ModelMetadataResponse"](
             name=served.name,
             versions=self._service.versions(served.name),
-            platform="onnxruntime_onnx",
+            platform=served.platform,
             inputs=described(signature.inputs),
             outputs=described(signature.outputs),
         )
