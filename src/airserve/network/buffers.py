@@ -78,6 +78,7 @@ BLOCK = np.dtype(
         ("layers", "i8"),
         ("bits", "i8"),  # of the transport block, padding included
         ("snr", "f8"),  # linear, summed over the attempts: chase combining
+        ("shift_db", "f8"),  # of the next attempt's SNR, by others on the same PRBs
         ("decoded", "i8"),
         ("report", "i8"),  # up: buffer status report, as an end in the stream
         ("sent", "i8"),  # slot of its first transmission
@@ -168,6 +169,8 @@ class Config(NamedTuple):
     report_period: int
     report_delay: int
     snapshot: float  # of the radio trace
+    together: int  # most devices on the same PRBs
+    ue_antennas: int
     rlc_delay: int
     cces: tuple[int, int]  # control channel elements for the grants of a slot, by direction
     access: Any  # rrc.Access
@@ -193,6 +196,8 @@ class State(NamedTuple):
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     reported_db: Array  # float64 (2 * ues, layers): SNR of a flow's last report
     whole_db: Array  # float64 (2 * ues, layers): the SINR that follows for a grant of the whole band
+    beams: Any  # pairing.Beams
+    candidate: Array  # pairing.CANDIDATE (candidates,): to share PRBs, of the group being made
     prbs_used: Array  # int64 (slices, 2)
     nbytes: Array  # int64 (slices, 2), delivered, without overheads
 
@@ -229,6 +234,13 @@ def later(s: State, b: int, slot: int, kind: int) -> None:
     block.next = s.calendar[at]
     s.calendar[at] = b
     s.n[N.events] += 1
+
+
+@inner
+def waiting(s: State, f: int) -> int:
+    """Bytes of a flow that may be granted: what is known of, what RLC sends again, and what a request asks for."""
+    flow = s.flow[f]
+    return int(max(max(flow.known - flow.sent, 0) + flow.lost, flow.asked))
 
 
 @inner

@@ -48,7 +48,7 @@ def cell(t: Cluster, k: int) -> State:
     w = t.whole
     return State(
         t.n[k], w.flow, w.block, w.record, t.calendar[k], t.active[k], t.slices[k], w.pattern, w.ue, t.preamble[k],
-        w.levels, w.snr_db, w.reported_db, w.whole_db, t.prbs_used[k], t.nbytes[k],
+        w.levels, w.snr_db, w.reported_db, w.whole_db, w.beams, w.candidate, t.prbs_used[k], t.nbytes[k],
     )  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
     flow = s.flow[f]
     slot = s.n[N.slot]
     first = block.attempts == 1
-    block.snr += 10.0 ** (sinr_db(s, c, f, snr_db(s, c, f, block.layers, slot) - rise_db, block.prbs) / 10)
+    snr = snr_db(s, c, f, block.layers, slot) + block.shift_db - rise_db
+    block.snr += 10.0 ** (sinr_db(s, c, f, snr, block.prbs) / 10)
     block.decoded = uniform(s) >= bler_at(block.snr, block.mcs, block.bits)
     s.n[N.blocks if first else N.resent] += 1
     if not block.decoded and first:

@@ -33,6 +33,7 @@ from airserve.network.buffers import (
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.intake import enqueue
 from airserve.network.jit import njit
+from airserve.network.pairing import CANDIDATE, CANDIDATES, MOST, beams
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
 from airserve.network.topology import SLOT_SYMBOLS, Cell, Network
@@ -302,6 +303,8 @@ def config_of(
         report_period=round(REPORT_PERIOD_MS / cell.slot_ms),
         report_delay=round(REPORT_DELAY_MS / cell.slot_ms),
         snapshot=trace.snapshot_s / slot_s,
+        together=MOST if cell.mimo == "mu" else 1,
+        ue_antennas=cell.ue_antennas,
         rlc_delay=round(RLC_DELAY_MS / cell.slot_ms),
         cces=control.shares(cell),
         access=rrc.access(cell),
@@ -353,6 +356,8 @@ def state_of(
         snr_db=snr_db,
         reported_db=np.zeros((2 * c.ues, snr_db.shape[-1])),
         whole_db=np.zeros((2 * c.ues, snr_db.shape[-1])),
+        beams=beams(network.cell, trace),
+        candidate=np.zeros(CANDIDATES, CANDIDATE),
         prbs_used=np.zeros((c.slices, 2), np.int64),
         nbytes=np.zeros((c.slices, 2), np.int64),
     )

@@ -46,6 +46,8 @@ class Trace:
     cell_position_m: Array | None = None  # float32 (cell, 3)
     direction: Array | None = None  # int8 (ue, snapshot, 2, port, 2): real and imaginary part, see `directions`
     snr_direction_db: Array | None = None  # int8 (ue, snapshot, 2): when all power goes in one of them
+    snr_all_db: Array | None = None  # int8 (ue, snapshot): the sum over all directions, as many as ports
+    csi_error_db: Array | None = None  # int8 (ue, snapshot): part of the channel's power that its sounding has wrong
 
     @property
     def positions(self) -> int:
@@ -77,6 +79,7 @@ class Trace:
 
 ARRAYS = (
     "snr_down_db", "snr_up_db", "position_m", "coupling_loss_db", "cell_position_m", "direction", "snr_direction_db",
+    "snr_all_db", "csi_error_db",
 )  # fmt: skip
 LATER = ARRAYS[3:]  # that traces made before did not have
 
@@ -198,7 +201,7 @@ def _rescaled(trace: Trace, cell: Cell) -> Trace:
     shift_db = 10 * np.log10(made_hz / (cell.prbs * cell.scs_khz))
     shifted = {
         name: np.clip(np.rint(snr_db + shift_db), -128, 127).astype(np.int8)
-        for name in ("snr_down_db", "snr_up_db", "snr_direction_db")
+        for name in ("snr_down_db", "snr_up_db", "snr_direction_db", "snr_all_db")
         if (snr_db := getattr(trace, name)) is not None
     }
     note = {"rescaled_to_mhz": cell.bandwidth_mhz, "rescaled_by_db": round(float(shift_db), 2)}

@@ -22,10 +22,12 @@ from airserve.network.buffers import (
     granted,
     new_block,
     remove_failed,
+    waiting,
 )
 from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
 from airserve.network.headers import BLOCK
 from airserve.network.jit import inner, njit
+from airserve.network.pairing import beside, candidate, gather, settle_shifts
 from airserve.network.slicing import allocate, forget, settle
 from airserve.network.uplink import reported
 
@@ -71,7 +73,7 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
     given = allocate(c.policy, slices, c.prbs)
     quota = given.copy()
     s.n[N.cces] = c.cces[direction]
-    resend(s, c, direction, quota)
+    resend(s, c, direction, quota, given, elements)
     more = True
     while more:  # slices in turn, so that none takes all of the PDCCH
         more = False
@@ -80,7 +82,10 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
             if f == NONE:
                 continue
             more = True
-            used = grant(s, c, f, quota[k], elements)
+            if c.together > 1 and slices[k].need > given[k]:
+                used = share(s, c, f, quota[k], elements)
+            else:
+                used = grant(s, c, f, quota[k], elements)
             quota[k] -= used
             s.prbs_used[k, direction] += used
     settle(slices, given, quota)
@@ -134,13 +139,6 @@ def oldest_s(s: State, f: int, now_s: float) -> float:
     if flow.head != NONE and s.record[flow.head].end > flow.sent:
         return float(s.record[flow.head].arrived_s)
     return float(s.record[flow.unsent].arrived_s) if flow.unsent != NONE else now_s
-
-
-@inner
-def waiting(s: State, f: int) -> int:
-    """Bytes of a flow that may be granted: what is known of, what RLC sends again, and what a request asks for."""
-    flow = s.flow[f]
-    return int(max(max(flow.known - flow.sent, 0) + flow.lost, flow.asked))
 
 
 @inner
@@ -212,8 +210,15 @@ def announce(s: State, c: Config, f: int) -> bool:
 
 
 @inner
-def resend(s: State, c: Config, direction: int, quota: Array) -> None:
-    """HARQ retransmissions, on as many PRBs as before."""
+def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elements: int) -> None:
+    """HARQ retransmissions, on as many PRBs as before; in a crowded cell that pairs devices, side by side."""
+    lead = longest_waiting(s, direction, quota, given) if c.together > 1 else NONE
+    together, k, prbs = 0, NONE, 0
+    if lead != NONE and announce(s, c, s.block[lead].flow):
+        flow = s.flow[s.block[lead].flow]
+        candidate(s, 0, s.block[lead].flow, lead)
+        together, k, prbs, flow.served = 1, flow.slice, s.block[lead].prbs, s.n[N.slot]
+        quota[k] -= prbs
     following = s.n[N.resend + direction]
     s.n[N.resend + direction], s.n[N.resends + direction] = NONE, 0
     while following != NONE:
@@ -221,17 +226,50 @@ def resend(s: State, c: Config, direction: int, quota: Array) -> None:
         block = s.block[b]
         following = block.next
         flow = s.flow[block.flow]
-        if block.prbs <= quota[flow.slice] and flow.served != s.n[N.slot] and announce(s, c, block.flow):
+        if together > 0 and b == lead:
+            continue
+        free = flow.served != s.n[N.slot]
+        joins = free and 0 < together < c.together and flow.slice == k and block.layers == 1 and block.prbs <= prbs
+        if joins and beside(s, c, block.flow, b, together) and announce(s, c, block.flow):
+            flow.served = s.n[N.slot]
+            together += 1
+            continue
+        if free and block.prbs <= quota[flow.slice] and announce(s, c, block.flow):
             quota[flow.slice] -= block.prbs
             s.prbs_used[flow.slice, direction] += block.prbs
-            flow.metric = 0.0
-            transmit(s, c, b)
+            again(s, c, b, 0.0)
             continue
         block.waited += 1
         if block.waited > PATIENCE:
             give_up(s, b, s.n[N.slot] + 1)
         else:
             queue_resend(s, b)
+    if together > 0:
+        devices = gather(s, c, together, EFFICIENCY[s.block[lead].mcs], prbs, quota[k] + prbs, elements)
+        together_on(s, c, devices, prbs, elements)
+        s.prbs_used[k, direction] += prbs
+
+
+@inner
+def longest_waiting(s: State, direction: int, quota: Array, given: Array) -> int:
+    """Of the blocks of one layer to be sent again by crowded slices the one that has waited longest, or NONE."""
+    found = NONE
+    b = s.n[N.resend + direction]
+    while b != NONE:
+        block, k = s.block[b], s.flow[s.block[b].flow].slice
+        fits = block.layers == 1 and block.prbs <= quota[k] and s.slices[direction, k].need > given[k]
+        if fits and (found == NONE or block.waited > s.block[found].waited):
+            found = b
+        b = block.next
+    return int(found)
+
+
+@inner
+def again(s: State, c: Config, b: int, shift_db: float) -> None:
+    """Send a block once more."""
+    s.flow[s.block[b].flow].metric = 0.0
+    s.block[b].shift_db = shift_db
+    transmit(s, c, b)
 
 
 @inner
@@ -247,7 +285,53 @@ def fairest(s: State, direction: int, k: int) -> int:
 
 
 @inner
+def share(s: State, c: Config, f: int, quota: int, elements: int) -> int:
+    """Serve a flow, and on the same PRBs those that gain most by it; returns the PRBs used."""
+    prbs = min(s.flow[f].need if s.flow[f].need > 0 else blocks_for(s, c, f, elements), quota)
+    mcs, layers = s.flow[f].mcs, s.flow[f].layers
+    if s.flow[f].direction == UP:
+        mcs, layers = choose(s, c, f, prbs)
+    candidate(s, 0, f, NONE)
+    devices = gather(s, c, 1, layers * EFFICIENCY[mcs], prbs, quota, elements)
+    if devices == 1:
+        return grant(s, c, f, quota, elements)
+    if s.flow[f].direction != UP:  # its rate is less than alone; a device's power would be less on more PRBs
+        bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
+        prbs = min(fewest(bits, elements, s.candidate[0].mcs, 1, c.prbs), quota)
+    return together_on(s, c, devices, prbs, elements)
+
+
+@inner
+def together_on(s: State, c: Config, devices: int, prbs: int, elements: int) -> int:
+    """Serve a group on some PRBs, each device on as many of them as it needs; returns the PRBs used."""
+    settle_shifts(s, c, devices, s.n[N.slot])
+    used = 0
+    for i in range(s.candidate.size):
+        one = s.candidate[i]
+        if not 0 <= one.place < devices:
+            continue
+        if one.block != NONE:
+            again(s, c, one.block, one.shift_db)
+            continue
+        bits = 8 * (waiting(s, one.flow) + BLOCK_OVERHEAD_BYTES)
+        wanted = min(fewest(bits, elements, one.mcs, 1, c.prbs), prbs)
+        used = max(used, fill(s, c, one.flow, wanted, one.mcs, 1, one.shift_db, elements))
+    return used
+
+
+@inner
 def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
+    """Serve a flow by itself; returns the PRBs used."""
+    flow = s.flow[f]
+    prbs = min(flow.need if flow.need > 0 else blocks_for(s, c, f, elements), quota)
+    mcs, layers = flow.mcs, flow.layers
+    if flow.direction == UP:
+        mcs, layers = choose(s, c, f, prbs)
+    return fill(s, c, f, prbs, mcs, layers, 0.0, elements)
+
+
+@inner
+def fill(s: State, c: Config, f: int, prbs: int, mcs: int, layers: int, shift_db: float, elements: int) -> int:
     """Fill a transport block of a flow and send it; returns the PRBs used.
 
     A device fills its grant with all it has, also with what the base station does not know of. Bytes that RLC
@@ -256,10 +340,6 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     """
     flow = s.flow[f]
     flow.metric = 0.0
-    prbs = min(flow.need if flow.need > 0 else blocks_for(s, c, f, elements), quota)
-    mcs, layers = flow.mcs, flow.layers
-    if flow.direction == UP:
-        mcs, layers = choose(s, c, f, prbs)
     bits = block_bits(elements, prbs, mcs, layers)
     room = bits // 8 - BLOCK_OVERHEAD_BYTES
     if room <= 0 or not announce(s, c, f):
@@ -284,7 +364,7 @@ def grant(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     block = s.block[b]
     block.flow, block.start, block.end, block.prbs, block.mcs, block.layers = f, start, end, prbs, mcs, layers
     block.bits = bits
-    block.attempts, block.waited, block.snr = 0, 0, 0.0
+    block.attempts, block.waited, block.snr, block.shift_db = 0, 0, 0.0, shift_db
     if flow.direction == UP:
         block.report = flow.sent + reported(s.levels, flow.enqueued - flow.sent)
     flow.processes += 1

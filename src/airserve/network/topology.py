@@ -62,7 +62,7 @@ class Cell(Description):
     special: tuple[int, int, int] = (10, 2, 2)  # symbols of an S slot: down, guard, up
     gnb_ports: int = Field(32, ge=1, le=64)
     ue_antennas: int = Field(4, ge=1, le=8)
-    mimo: Literal["su"] = "su"
+    mimo: Literal["su", "mu"] = "su"  # mu: several devices on the same PRBs
     slicing: str = "ratio"  # a file of network/slices/
     slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
     grant: Literal["sr", "configured"] = "sr"  # configured: devices may send in any uplink slot without asking

@@ -77,7 +77,6 @@ def make(
     try:
         import torch
         from sionna.phy import config
-        from sionna.phy.channel import cir_to_ofdm_channel
     except ImportError as error:
         raise TraceError(
             f"radio traces are made with Sionna, and {error.name} is missing; pip install 'airserve[radio]'."
@@ -86,16 +85,7 @@ def make(
         raise TraceError(f"no traces can be made of scenario {scenario!r}; choose {', '.join(GNB_POWER_DBM)}.")
     config.seed = seed
     topology = drop(scenario, cell.carrier_ghz * 1e9, ues, speed_ms, seed)
-    subcarriers, scs_hz = cell.prbs * 12, cell.scs_khz * 1e3
-    rbgs = -(-cell.prbs // RBG_PRBS)
-    frequencies = torch.tensor((np.arange(rbgs) - (rbgs - 1) / 2) * RBG_PRBS * 12 * scs_hz, dtype=torch.float32)
-    down_gain, up_gain = (
-        10 ** ((power_dbm - NOISE_DBM_PER_HZ - figure_db - 10 * np.log10(subcarriers * scs_hz)) / 10)
-        for power_dbm, figure_db in (
-            (GNB_POWER_DBM[scenario], UE_NOISE_FIGURE_DB),
-            (UE_POWER_DBM, GNB_NOISE_FIGURE_DB),
-        )
-    )
+    down_gain, up_gain = power_over_noise(scenario, cell)
     made_by = {
         "carrier_ghz": cell.carrier_ghz, "bandwidth_mhz": cell.bandwidth_mhz, "scs_khz": cell.scs_khz,
         "gnb_ports": cell.gnb_ports, "ue_antennas": cell.ue_antennas, "speed_ms": speed_ms, "seed": seed, "csi": csi,
@@ -112,15 +102,19 @@ def make(
         for first in range(len(done), ues, step):
             some = slice(first, min(ues, first + step))
             model, sending = _channel(scenario, cell)
-            model.set_topology(**{key: value[:, some] if key in PER_UE else value for key, value in topology.items()})
-            impulses, delays = model(snapshots + age, 1 / snapshot_s)
-            response = cir_to_ofdm_channel(frequencies, impulses, delays)[0, :, :, 0]  # ue, ue ant, port, time, rbg
-            h = response.permute(0, 3, 4, 1, 2).numpy().astype(np.complex128)
+            h = responses(
+                model,
+                cell,
+                {k: v[:, some] if k in PER_UE else v for k, v in topology.items()},
+                snapshots + age,
+                snapshot_s,
+            )
             old, now = h[:, :-age], h[:, age:]
             known = now if csi == "ideal" else _sounded(old, up_gain * SOUNDING_GAIN, rng)
             done.add(
                 snr_down_db=_downlink_db(now, known, down_gain),
                 snr_up_db=_uplink_db(now[..., sending, :], old[..., sending, :], up_gain),
+                csi_error_db=_csi_error_db(now, known),
                 gain=(np.abs(now) ** 2).mean(axis=(2, 3, 4)),
                 outdoor_los=model._scenario.outdoor_los[0, 0].numpy(),
                 indoor_m=model._scenario.distance_2d_in[0, 0].numpy(),
@@ -140,6 +134,31 @@ def make(
         position_m=topology["ut_loc"][0].numpy().astype(np.float32), made_by=made_by,
         coupling_loss_db=coupling_loss_db(gains), cell_position_m=places.astype(np.float32), **found,
     )  # fmt: skip
+
+
+def power_over_noise(scenario: str, cell: Cell) -> tuple[float, float]:
+    """Transmit power over noise on the whole carrier, linear: down and up."""
+    bandwidth_db = 10 * np.log10(cell.prbs * 12 * cell.scs_khz * 1e3)
+    down_dbm, up_dbm = GNB_POWER_DBM[scenario] - UE_NOISE_FIGURE_DB, UE_POWER_DBM - GNB_NOISE_FIGURE_DB
+    down, up = (10 ** ((dbm - NOISE_DBM_PER_HZ - bandwidth_db) / 10) for dbm in (down_dbm, up_dbm))
+    return down, up
+
+
+def responses(model: Any, cell: Cell, topology: dict[str, Any], snapshots: int, snapshot_s: float) -> Array:
+    """Downlink channels of the UEs of a topology, complex128 (ue, snapshot, rbg, ue antenna, port).
+
+    `model` is Sionna's; one subcarrier in the middle of each RBG stands for it.
+    """
+    import torch
+    from sionna.phy.channel import cir_to_ofdm_channel
+
+    rbgs = -(-cell.prbs // RBG_PRBS)
+    apart_hz = RBG_PRBS * 12 * cell.scs_khz * 1e3
+    frequencies = torch.tensor((np.arange(rbgs) - (rbgs - 1) / 2) * apart_hz, dtype=torch.float32)
+    model.set_topology(**topology)
+    impulses, delays = model(snapshots, 1 / snapshot_s)
+    response = cir_to_ofdm_channel(frequencies, impulses, delays)[0, :, :, 0]  # ue, ue antenna, port, time, rbg
+    return np.asarray(response.permute(0, 3, 4, 1, 2).numpy().astype(np.complex128))
 
 
 def make_for(
@@ -267,20 +286,41 @@ def _downlink_db(h: Array, known: Array, gain: float) -> Array:
 def _directions(h: Array, gain: float) -> dict[str, Array]:
     """The two transmit directions of most power, over the band, of channels (ue, snapshot, rbg, ue ant, port).
 
-    `direction`: int8 (ue, snapshot, 2, port, 2), parts of unit vectors in steps of a 127th of their largest; and
-    `snr_direction_db`: int8 (ue, snapshot, 2), when all power goes that way and all UE antennas listen.
+    `direction`: int8 (ue, snapshot, 2, port, 2), parts of unit vectors in steps of a 127th of their largest;
+    `snr_direction_db`: int8 (ue, snapshot, 2), when all power goes that way and all UE antennas listen; and
+    `snr_all_db`: int8 (ue, snapshot), the sum of that over all directions.
     """
     flat = h.reshape(*h.shape[:2], -1, h.shape[-1])
     power, vectors = np.linalg.eigh(_h(flat) @ flat / h.shape[2])
-    power, vectors = power[..., :-3:-1], np.swapaxes(vectors[..., :-3:-1], -1, -2)  # the strongest first
+    all_power, power, vectors = (
+        power.sum(-1),
+        power[..., :-3:-1],
+        np.swapaxes(vectors[..., :-3:-1], -1, -2),
+    )  # the strongest first
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(-1)[..., None], -1)
     vectors = vectors * largest.conj() / np.abs(largest) ** 2  # its largest entry is 1: a phase says nothing
     parts = np.stack([vectors.real, vectors.imag], -1)
-    snr_db = 10 * np.log10(np.maximum(gain * power, 1e-6))
     return {
         "direction": np.rint(127 * parts).astype(np.int8),
-        "snr_direction_db": np.clip(np.rint(snr_db), -40, 80).astype(np.int8),
+        "snr_direction_db": _whole_db(gain * power, 80),
+        "snr_all_db": _whole_db(gain * all_power, 80),
     }
+
+
+def _csi_error_db(h: Array, known: Array) -> Array:
+    """Part of the power of channels (ue, snapshot, rbg, ue ant, port) that is not along what is known of them.
+
+    1 - correlation squared, the mean over the band, in int8 dB (ue, snapshot), at least -40: a phase that all antennas
+    share is no error.
+    """
+    both = np.abs((h.conj() * known).sum(axis=(-1, -2))) ** 2
+    powers = (np.abs(h) ** 2).sum(axis=(-1, -2)) * (np.abs(known) ** 2).sum(axis=(-1, -2))
+    return _whole_db((1 - both / np.maximum(powers, 1e-300)).mean(axis=-1), 0)
+
+
+def _whole_db(ratio: Array, most_db: int) -> Array:
+    """Whole dB, int8, from -40 to a most."""
+    return np.clip(np.rint(10 * np.log10(np.maximum(ratio, 1e-6))), -40, most_db).astype(np.int8)
 
 
 def _uplink_db(h: Array, known: Array, gain: float) -> Array:
