@@ -34,6 +34,7 @@ def serve(
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Where a request names none.")] = 30.0,
     running: Annotated[int, typer.Option(min=1, help="Texts that a language model generates side by side.")] = 8,
     cache_mb: Annotated[int, typer.Option(min=1, help="Memory for their KV caches, in each worker.")] = 1024,
+    knowledge: Annotated[str, typer.Option(help="A folder for knowledge bases and assistants (CAMARA).")] = "",
     access_log: Annotated[bool, typer.Option("--access-log", help="A line of JSON for every request.")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
@@ -61,6 +62,7 @@ def serve(
             deadline_s=deadline_s,
             running=running,
             cache_mb=cache_mb,
+            knowledge=knowledge,
             access_log=access_log,
         )
     )

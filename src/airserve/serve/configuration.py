@@ -43,6 +43,7 @@ class Configuration:
     access_log: bool = False  # a line for every request
     deadline_s: float = 30.0  # where a request names none
     running: int = Bounds.running  # sequences that a language model of a worker generates side by side
+    knowledge: str = ""  # a folder for knowledge bases and assistants
     cache_mb: int = Bounds.cache_bytes >> 20  # that they may take
 
     @property
@@ -58,6 +59,12 @@ class Configuration:
                 f"{self.host} can be reached from outside and no key is configured; give --keys FILE or --jwks FILE, "
                 "or bind to 127.0.0.1."
             )
+        try:
+            if self.knowledge:
+                Path(self.knowledge).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ConfigurationError(f"{self.knowledge} cannot hold knowledge ({reason}); name a folder.") from None
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigurationError("TLS needs both a certificate and its key; give --tls-cert and --tls-key.")
 

@@ -68,6 +68,7 @@ class Service:
         self.table = table or Table(slots=max(1, len(process.endpoints)))
         self.worker = worker
         self.deadline_s = DEADLINE_S
+        self.knowledge = ""  # a folder for knowledge bases and assistants, where some are kept
         self.models: Models | None = None  # None: as its deployment says
         self.generation = 0  # of what is offered: what was worked out for another holds no longer
         self._offered: dict[str, dict[str, Served]] = {}

@@ -77,6 +77,7 @@ async def _serve(
         return
     following.result()
     service.deadline_s, service.workers.limit = configuration.deadline_s, configuration.queue
+    service.knowledge = configuration.knowledge
     c = configuration
     recording.record(c.access_log)
     wrap = recording.recorded if c.access_log else None

@@ -13,7 +13,7 @@ from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
 
 # The first part of a path, and whose it is. A protocol is imported when it is first asked for.
-PARTS = {"v1": "openai"}
+PARTS = {"v1": "openai", **dict.fromkeys(("knowledge-base", "qa-assistant-manage", "qa-assistant-service"), "camara")}
 
 
 class Beside(Protocol):
@@ -22,8 +22,8 @@ class Beside(Protocol):
     def find(self, path: str) -> dict[str, Route]:
         """The routes of a path by method. Raises `NotFound`."""
 
-    def error_response(self, error: Exception) -> bytes:
-        """An exception as the protocol says it."""
+    def error_response(self, error: Exception, head: Head | None = None) -> bytes:
+        """An exception as the protocol says it, to a request with this header."""
 
 
 def beside(path: str) -> Beside | None:
@@ -41,15 +41,17 @@ def answer(protocol: Beside, service: Service, guard: Guard | None, head: Head, 
             raise NotAllowed(f"{head.path[:80]} takes {' or '.join(routes)}, not {head.method}.")
         return routes[head.method]
 
-    try:
-        answered = Entry(service, guard, head, find, protocol.error_response).answer(body, arrived_s)
-    except Exception as error:
-        return protocol.error_response(error)
-    return answered if isinstance(answered, (bytes, Pending)) else _later(protocol, answered)
+    def failed(error: Exception) -> bytes:
+        return protocol.error_response(error, head)
 
+    async def later(answered: Awaitable[Answered]) -> Answered:
+        try:
+            return await answered
+        except Exception as error:
+            return failed(error)
 
-async def _later(protocol: Beside, answered: Awaitable[Answered]) -> Answered:
     try:
-        return await answered
+        answered = Entry(service, guard, head, find, failed).answer(body, arrived_s)
     except Exception as error:
-        return protocol.error_response(error)
+        return failed(error)
+    return answered if isinstance(answered, (bytes, Pending)) else later(answered)

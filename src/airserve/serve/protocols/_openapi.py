@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as version_of
 from typing import Any
 
+from airserve.serve.protocols._openapi_camara import ERROR, camara_paths
 from airserve.serve.protocols._openapi_language import LANGUAGE
 from airserve.tensors import DATATYPE
 
@@ -174,18 +175,19 @@ def document() -> dict[str, Any]:
             "post": _operation("Vectors of texts", _ref("embed_answer"), TALK, body=_ref("embed"), **said)
         },
     }
+    paths |= camara_paths(ERRORS)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "airserve",
             "version": version_of("airserve"),
-            "description": "Open Inference Protocol V2, and the OpenAI protocol under /v1. "
+            "description": "Open Inference Protocol V2, the OpenAI protocol under /v1, CAMARA's Model as a Service. "
             "Tensors may travel as binary data behind the JSON: "
             "Inference-Header-Content-Length says where they begin, binary_data_size how long each is.",
         },
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS | LANGUAGE,
+            "schemas": SCHEMAS | LANGUAGE | {"camara_error": ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}],

@@ -56,7 +56,7 @@ def find(path: str) -> dict[str, Route]:
     raise NotFound(f"{path[:80]} is not a path of the OpenAI protocol as it is served here; see /docs.")
 
 
-def error_response(error: Exception) -> bytes:
+def error_response(error: Exception, head: Head | None = None) -> bytes:
     """An exception as the protocol says it."""
     status, said = described(error)
     extra = ""

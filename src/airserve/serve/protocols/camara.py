@@ -1,0 +1,408 @@
+"""CAMARA Model as a Service, release r2.1 (0.2.0-rc.1): knowledge bases, assistants, answers by this service's models.
+
+github.com/camaraproject/ModelAsAService: knowledge-base.yaml, qa-assistant-manage.yaml, qa-assistant-service.yaml.
+Tools are not offered: a service that calls whatever address it is told would be a way into its network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import orjson
+
+from airserve import wire
+from airserve.model import ModelError
+from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.encoding import Encoder
+from airserve.serve.generating import Closed, Generator
+from airserve.serve.guarding import Forbidden, TooMany, Unauthorized
+from airserve.serve.knowledge import Knowledge, Taken
+from airserve.serve.protocols._camara_requests import (
+    Refused,
+    read_body,
+    read_id,
+    read_page,
+    read_parameters,
+    read_upload,
+)
+from airserve.serve.protocols._entry import NotAllowed, NotFound, Route, allowed
+from airserve.serve.protocols._head import Head
+from airserve.serve.protocols.openai import embed, within_s
+from airserve.serve.retrieving import nearest, passages, rows
+from airserve.serve.sampling import Sampling
+from airserve.serve.served import BadInput, EngineFailed, Served
+from airserve.serve.service import Service, UnknownEndpoint
+
+VERSION = "v0.2rc1"
+CODES: dict[type[Exception], tuple[int, str]] = {
+    wire.TooLarge: (413, "INVALID_ARGUMENT"), BadInput: (400, "INVALID_ARGUMENT"),
+    ModelError: (400, "INVALID_ARGUMENT"), UnknownEndpoint: (400, "INVALID_ARGUMENT"), NotFound: (404, "NOT_FOUND"),
+    NotAllowed: (405, "METHOD_NOT_ALLOWED"), Taken: (409, "ALREADY_EXISTS"), Unauthorized: (401, "UNAUTHENTICATED"),
+    Forbidden: (403, "PERMISSION_DENIED"), TooMany: (429, "TOO_MANY_REQUESTS"), EngineFailed: (500, "INTERNAL"),
+    Overloaded: (503, "UNAVAILABLE"), Closed: (503, "UNAVAILABLE"), DeadlineExceeded: (504, "TIMEOUT"),
+}  # fmt: skip
+CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{0,256}")
+BASES, DOCUMENTS, ASSISTANTS = 100, 1000, 1000  # of a tenant, of a base, of a tenant
+PASSAGE = 128  # tokens, for the encoder
+FOUND = 3  # passages that are put before a question
+ASSISTANT: dict[str, type] = {
+    "name": str, "description": str, "knowledgeBaseId": str, "toolIds": list, "configurationPrompt": str,
+    "largeModelParameters": dict, "openingRemarks": str,
+}  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+def find(path: str) -> dict[str, Route]:
+    """The routes of a path by method. Raises `NotFound`."""
+    for pattern, methods in PATHS:
+        if (found := pattern.fullmatch(path)) is not None:
+            return {method: _route(work, found.groups()) for method, work in methods.items()}
+    raise NotFound(f"{path[:80]} is not a path of Model as a Service {VERSION} as it is served here.")
+
+
+def error_response(error: Exception, head: Head | None = None) -> bytes:
+    """An exception as CAMARA says it: status, code and message."""
+    message, extra = str(error), ""
+    if isinstance(error, Refused):
+        status, code = error.status, error.code
+    else:
+        status, code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), (500, ""))
+    if not code:
+        log.error("a request failed in a way that no error names", exc_info=error)
+        code, message = "INTERNAL", f"the server failed ({type(error).__name__}); its log says where."
+    if isinstance(error, (TooMany, Overloaded, Closed)):
+        extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
+    return _respond(head, status, {"status": status, "code": code, "message": message[:512]}, extra)
+
+
+def _respond(head: Head | None, status: int, said: Any = None, extra: str = "") -> bytes:
+    correlator = head.headers.get(b"x-correlator") if head is not None else None
+    if correlator is not None and CORRELATOR.fullmatch(correlator):
+        extra += f"x-correlator: {correlator.decode()}\r\n"
+    if said is None:
+        return f"HTTP/1.1 {status} {wire.REASON[status]}\r\n{extra}\r\n".encode("latin-1")
+    return wire.http_response(status, orjson.dumps(said), extra=extra)
+
+
+@final
+class Asked:
+    """A request: who asks, of what, and what the service knows."""
+
+    def __init__(self, service: Service, head: Head, body: bytes, arrived_s: float, ids: Sequence[str]) -> None:
+        self.service, self.head, self.body, self.arrived_s = service, head, body, arrived_s
+        if not service.knowledge:
+            raise NotFound("this service keeps no knowledge; start it with --knowledge FOLDER.")
+        if CORRELATOR.fullmatch(head.headers.get(b"x-correlator", b"")) is None:
+            raise Refused("x-correlator has characters that it may not have, or more than 256.")
+        self.ids = [read_id(one, "the id in the path") for one in ids]
+        self.known = _knowledge(service.knowledge)
+        self.tenant = head.admitted.tenant.name if head.admitted else ""
+
+    def base(self, identity: str) -> dict[str, Any]:
+        """Raises `NotFound`."""
+        return _one(self.known.bases(self.tenant, identity), "knowledge base", identity)
+
+    def document(self) -> dict[str, Any]:
+        self.base(self.ids[0])
+        return _one(self.known.documents(self.ids[0], self.ids[1]), "document", self.ids[1])
+
+    def assistant(self, identity: str) -> dict[str, Any]:
+        return _one(self.known.assistants(self.tenant, identity), "assistant", identity)
+
+    def model(self, name: str, kind: type) -> Served:
+        """A model of a kind that this tenant may use. Raises `UnknownEndpoint`, `Forbidden`, `Refused`."""
+        if not allowed(self.head, name):
+            raise Forbidden(f"{self.tenant} may not use {name[:80]!r}.")
+        served = self.service.endpoint(name)
+        if not isinstance(served.language, kind):
+            raise Refused(f"{name} is no model for this; choose another.")
+        return served
+
+    def encoder(self) -> Served:
+        """The first sentence encoder there is. Raises `Refused`."""
+        found = [s for s in self.service.served if isinstance(s.language, Encoder) and allowed(self.head, s.name)]
+        if not found:
+            raise Refused("no sentence encoder is served, so nothing can be indexed; serve one.", 503, "UNAVAILABLE")
+        return found[0]
+
+
+Work = Callable[[Asked], bytes | Awaitable[bytes]]
+
+
+@lru_cache(4)
+def _knowledge(folder: str) -> Knowledge:
+    return Knowledge(Path(folder))
+
+
+def _route(work: Work, ids: Sequence[str]) -> Route:
+    def route(service: Service, head: Head) -> Callable[[bytes, float], Awaitable[bytes]]:
+        async def answer(body: bytes, arrived_s: float) -> bytes:
+            found = work(Asked(service, head, body, arrived_s, ids))
+            return found if isinstance(found, bytes) else await found
+
+        head.costly = head.path.endswith("/answer")
+        return answer
+
+    return route
+
+
+def _one(found: list[dict[str, Any]], what: str, identity: str) -> dict[str, Any]:
+    if not found:
+        raise NotFound(f"there is no {what} {identity}.")
+    return found[0]
+
+
+def _listed(asked: Asked, items: list[dict[str, Any]]) -> bytes:
+    page, per_page = read_page(asked.head.query)
+    some = items[(page - 1) * per_page : page * per_page]
+    pages = {"page": page, "perPage": per_page, "totalCount": len(items), "totalPages": -(-len(items) // per_page)}
+    return _respond(asked.head, 200, {"items": some, "pagination": pages})
+
+
+# knowledge-base
+
+
+def _said_base(asked: Asked, base: dict[str, Any]) -> dict[str, Any]:
+    documents = [_said_document(document) for document in asked.known.documents(base["id"])]
+    said = {"knowledgeBaseId": base["id"], "name": base["name"], "documents": documents}
+    return said if base["description"] is None else said | {"description": base["description"]}
+
+
+def _said_document(document: dict[str, Any]) -> dict[str, Any]:
+    names = {"id": "documentId", "base": "knowledgeBaseId", "uploaded": "uploadDate"}
+    return {names.get(key, key): value for key, value in document.items() if key != "indexer"}
+
+
+def _create_base(asked: Asked) -> bytes:
+    said = read_body(asked.body, {"name": str, "description": str}, ("name",))
+    _room(len(asked.known.bases(asked.tenant)), BASES, "knowledge bases")
+    identity = asked.known.add_base(asked.tenant, said["name"], said.get("description"))
+    return _respond(asked.head, 201, _said_base(asked, asked.base(identity)))
+
+
+def _list_bases(asked: Asked) -> bytes:
+    return _listed(asked, [_said_base(asked, base) for base in asked.known.bases(asked.tenant)])
+
+
+def _get_base(asked: Asked) -> bytes:
+    return _respond(asked.head, 200, _said_base(asked, asked.base(asked.ids[0])))
+
+
+def _update_base(asked: Asked) -> bytes:
+    asked.base(asked.ids[0])
+    said = read_body(asked.body, {"name": str, "description": str})
+    if said.get("name") == "":
+        raise Refused("name is empty.")
+    asked.known.change_base(asked.ids[0], said)
+    return _get_base(asked)
+
+
+def _delete_base(asked: Asked) -> bytes:
+    asked.base(asked.ids[0])
+    asked.known.drop_base(asked.ids[0])
+    return _respond(asked.head, 204)
+
+
+def _upload(asked: Asked) -> bytes:
+    base = asked.base(asked.ids[0])["id"]
+    document = read_upload(asked.head.headers.get(b"content-type", b""), asked.body)
+    _room(len(asked.known.documents(base)), DOCUMENTS, "documents in a knowledge base")
+    served = asked.encoder()
+    identity = asked.known.add_document(base, document.filename, document.format)
+    task = asyncio.get_running_loop().create_task(_index(asked, served, identity, document.format, document.text))
+    _indexing.add(task)
+    task.add_done_callback(_indexing.discard)
+    where = f"Location: /knowledge-base/{VERSION}/knowledge-bases/{base}/documents/{identity}\r\n"
+    (row,) = asked.known.documents(base, identity)
+    return _respond(asked.head, 201, _said_document(row), where)
+
+
+async def _index(asked: Asked, served: Served, document: str, form: str, text: str) -> None:
+    """Finds a document's passages and their vectors, between the requests of others."""
+    encoder = served.language
+    assert isinstance(encoder, Encoder)
+    size = min(PASSAGE, encoder.context)
+
+    def cut() -> list[str]:
+        def count(part: str) -> int:
+            return len(encoder.tokenizer.encode(part))
+
+        return [piece for row in (rows(text) if form == "CSV" else [text]) for piece in passages(row, size, count)]
+
+    try:
+        found = await asyncio.to_thread(cut)
+        if not found:
+            raise BadInput("the document holds no text.")
+        vectors, _ = await embed(asked.service, served, encoder, found, time.monotonic(), math.inf)
+        asked.known.index(document, served.name, found, np.stack(vectors))
+    except Exception as error:
+        if not isinstance(error, (BadInput, csv.Error, Overloaded)):
+            log.error("a document could not be indexed", exc_info=error)
+        asked.known.fail(document)
+
+
+_indexing: set[asyncio.Task[None]] = set()
+
+
+def _get_document(asked: Asked) -> bytes:
+    return _respond(asked.head, 200, _said_document(asked.document()))
+
+
+def _delete_document(asked: Asked) -> bytes:
+    asked.known.drop_document(asked.document()["id"])
+    return _respond(asked.head, 204)
+
+
+# qa-assistant-manage
+
+
+def _said_assistant(assistant: dict[str, Any]) -> dict[str, Any]:
+    times = {"createdAt": assistant["created"], "updatedAt": assistant["updated"]}
+    return {"assistantId": assistant["id"], **assistant["said"], **times}
+
+
+def _checked(asked: Asked, said: dict[str, Any]) -> dict[str, Any]:
+    """What is said of an assistant, held against what there is. Raises `Refused`, `NotFound`, and as `model`."""
+    if said.get("name") == "":
+        raise Refused("name is empty.")
+    if "toolIds" in said:
+        raise Refused("none of these tools is known: tools are not offered here.", 422, "KNOWLEDGE_BASE.TOOL_NOT_FOUND")
+    if "knowledgeBaseId" in said:
+        said["knowledgeBaseId"] = read_id(said["knowledgeBaseId"], "knowledgeBaseId")
+        asked.base(said["knowledgeBaseId"])
+    if "largeModelParameters" in said:
+        parameters = read_parameters(said["largeModelParameters"])
+        generator = asked.model(parameters["model"], Generator).language
+        if isinstance(generator, Generator) and parameters["maxTokens"] >= generator.context:
+            raise Refused(
+                f"largeModelParameters.maxTokens is {parameters['maxTokens']}; {parameters['model']} holds "
+                f"{generator.context} tokens, with the question.", code="OUT_OF_RANGE",
+            )  # fmt: skip
+    return said
+
+
+def _create_assistant(asked: Asked) -> bytes:
+    said = read_body(asked.body, ASSISTANT, ("name", "configurationPrompt", "largeModelParameters"))
+    _room(len(asked.known.assistants(asked.tenant)), ASSISTANTS, "assistants")
+    identity = asked.known.add_assistant(asked.tenant, _checked(asked, said))
+    return _respond(asked.head, 201, _said_assistant(asked.assistant(identity)))
+
+
+def _list_assistants(asked: Asked) -> bytes:
+    return _listed(asked, [_said_assistant(one) for one in asked.known.assistants(asked.tenant)])
+
+
+def _get_assistant(asked: Asked) -> bytes:
+    return _respond(asked.head, 200, _said_assistant(asked.assistant(asked.ids[0])))
+
+
+def _update_assistant(asked: Asked) -> bytes:
+    before = asked.assistant(asked.ids[0])["said"]
+    asked.known.change_assistant(asked.ids[0], before | _checked(asked, read_body(asked.body, ASSISTANT)))
+    return _get_assistant(asked)
+
+
+def _delete_assistant(asked: Asked) -> bytes:
+    asked.assistant(asked.ids[0])
+    asked.known.drop_assistant(asked.ids[0])
+    return _respond(asked.head, 204)
+
+
+# qa-assistant-service
+
+
+async def _answer(asked: Asked) -> bytes:
+    """The answer to a question; what fails once the assistant is known is an outcome, not a status."""
+    said = read_body(asked.body, {"assistantId": str, "prompt": str}, ("assistantId", "prompt"))
+    assistant = asked.assistant(read_id(said["assistantId"], "assistantId"))["said"]
+    try:
+        finished, text, reference = await _generated(asked, assistant, said["prompt"])
+    except (UnknownEndpoint, Forbidden, Refused, NotFound, BadInput, EngineFailed, DeadlineExceeded) as error:
+        finished, text, reference = "ERROR", str(error), ""
+    answer = {"success": finished != "ERROR", "finished": finished, "answerText": text[:65_535]}
+    return _respond(asked.head, 200, answer | ({"reference": reference[:255]} if reference else {}))
+
+
+async def _generated(asked: Asked, assistant: Mapping[str, Any], question: str) -> tuple[str, str, str]:
+    """Why the answer ended, the answer, and the file that the nearest passage is from."""
+    parameters = assistant["largeModelParameters"]
+    served = asked.model(parameters["model"], Generator)
+    generator = served.language
+    assert isinstance(generator, Generator)
+    deadline_s = asked.arrived_s + within_s(asked.service, asked.head)
+    found = (
+        await _found(asked, assistant["knowledgeBaseId"], question, deadline_s)
+        if "knowledgeBaseId" in assistant
+        else []
+    )
+    while True:  # as many passages as there is room for, the nearest kept longest
+        prompt = _prompt(generator, assistant["configurationPrompt"], [text for text, _ in found], question)
+        if not found or len(prompt) + parameters["maxTokens"] <= generator.context:
+            break
+        found = found[:-1]
+    sampling = Sampling(parameters["maxTokens"], parameters["temperature"], parameters.get("topP", 1.0))
+    generation = generator.start(prompt, sampling, arrived_s=asked.arrived_s, deadline_s=deadline_s)
+    try:
+        piece = await generation.whole()
+    finally:
+        generation.close()
+    return ("LENGTH" if piece.finish == "length" else "STOP"), piece.text.strip(), found[0][1] if found else ""
+
+
+async def _found(asked: Asked, base: str, question: str, deadline_s: float) -> list[tuple[str, str]]:
+    """The passages nearest to a question, each with its file."""
+    asked.base(base)
+    for name in asked.known.encoders(base):
+        served = asked.model(name, Encoder)
+        encoder = served.language
+        assert isinstance(encoder, Encoder)
+        vectors, _ = await embed(asked.service, served, encoder, [question], asked.arrived_s, deadline_s)
+        known = asked.known.passages(base, name)
+        return [(known.texts[k], known.files[k]) for k in nearest(vectors[0], known.vectors, FOUND)]
+    return []
+
+
+def _prompt(generator: Generator, configured: str, found: Sequence[str], question: str) -> list[int]:
+    """The tokens of a prompt: as a chat where the model has a template, else as a text to be gone on with."""
+    context = "".join(f"\n\n{text}" for text in found)
+    told = f"{configured}\n\nAnswer from this:{context}" if found else configured
+    try:
+        return generator.tokenizer.chat([{"role": "system", "content": told}, {"role": "user", "content": question}])
+    except BadInput:
+        return generator.tokenizer.encode(f"{told}\n\nQuestion: {question}\nAnswer:")
+
+
+def _room(count: int, most: int, what: str) -> None:
+    if count >= most:
+        raise Refused(f"there are {count} {what} already; delete one.", 429, "QUOTA_EXCEEDED")
+
+
+def _paths(api: str, *paths: tuple[str, dict[str, Work]]) -> list[tuple[re.Pattern[str], dict[str, Work]]]:
+    return [(re.compile(f"/{api}/{VERSION}{path}".replace("ID", "([^/]+)")), methods) for path, methods in paths]
+
+
+PATHS = [
+    *_paths(
+        "knowledge-base",
+        ("/knowledge-bases", {"POST": _create_base, "GET": _list_bases}),
+        ("/knowledge-bases/ID", {"GET": _get_base, "PUT": _update_base, "DELETE": _delete_base}),
+        ("/knowledge-bases/ID/documents", {"POST": _upload}),
+        ("/knowledge-bases/ID/documents/ID", {"GET": _get_document, "DELETE": _delete_document}),
+    ),
+    *_paths(
+        "qa-assistant-manage",
+        ("/assistants", {"POST": _create_assistant, "GET": _list_assistants}),
+        ("/assistants/ID", {"GET": _get_assistant, "PUT": _update_assistant, "DELETE": _delete_assistant}),
+    ),
+    *_paths("qa-assistant-service", ("/answer", {"POST": _answer})),
+]
