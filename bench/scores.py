@@ -48,6 +48,10 @@ ROWS = [
     Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3, 0.85),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
+    Row("ds-cnn", "speech-words", 1, 0.97),
+    Row("seq2seq", "libreoffice", 1),
+    Row("seq2seq-transformer", "libreoffice", 1),
+    Row("detector", "digit-scenes", 1, 0.8),
 ]
 
 
@@ -118,6 +122,9 @@ def further(row: Row, model: Model) -> list[str]:
     """What one number does not say: recall of each class, groups of people, ten best films."""
     module, engine = tasks[row.task], Engine(model.path)
     data = module.load()
+    if data.answer != "row":
+        others = [f"{name} {score:.4f}" for name, score in model.scores.items() if name != data.metric.name]
+        return ["", f"{row.net} on {row.task}: {', '.join(others)}."] if others else []
     if hasattr(module, "recall_at_ten"):
         users, films = data.ids
         pairs = np.stack(np.meshgrid(np.arange(films), np.arange(users)), axis=-1)[..., ::-1].astype(np.int32)

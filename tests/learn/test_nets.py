@@ -21,10 +21,15 @@ TEXTS, PAIRS = Form((9,), 7, ids=(30,)), Form((2,), 1, ids=(5, 8))
 FORMS = {
     "efficientnet-lite0": Form((32, 32, 3), 7),
     "ds-cnn": Form((2_000,), 7),
+    "detector": Form((32, 32), 7),
+    **dict.fromkeys(("seq2seq", "seq2seq-transformer"), Form((9,), 30, ids=(30,))),
     **dict.fromkeys(("lstm", "gru", "transformer"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
 }  # of those that do not take small grey pictures
-LABELS: dict[str, tuple[int, ...]] = {}  # their shape for three rows, of nets with an objective; (3,) otherwise
+LABELS: dict[str, tuple[int, ...]] = dict.fromkeys(
+    ("seq2seq", "seq2seq-transformer"), (3, 6)
+)  # their shape for three rows, of nets with an objective; (3,) otherwise
+BOXES = torch.tensor([[[1.0, 0, 0, 14, 14], [2, 4, 4, 32, 32]]] * 3)
 
 
 def parameters(net: Any) -> int:
@@ -36,7 +41,7 @@ def rows(form: Form, many: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     if form == PAIRS:
         return np.stack([rng.integers(0, top, many) for top in form.ids], axis=1).astype(np.int32)
-    if form == TEXTS:
+    if len(form.ids) == 1:
         words = rng.integers(1, form.ids[0], (many, *form.shape)).astype(np.int32)
         return np.where(np.arange(9) < rng.integers(1, 9, many)[:, None], words, 0).astype(np.int32)
     return rng.integers(0, 256, (many, *form.shape), np.uint8)
@@ -79,7 +84,7 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
 
 def of_an_objective(name: str, net: Any, form: Form, examples: np.ndarray, inputs: torch.Tensor) -> None:
     """The exam of a net that says itself what it makes small, and what of it is exported."""
-    labels = torch.randint(0, form.outputs, LABELS.get(name, (3,)))
+    labels = BOXES if name == "detector" else torch.randint(0, form.outputs, LABELS.get(name, (3,)))
     check_gradients(net, net.objective(inputs, labels))
     made = export_all(net, 0.0, 255.0, examples, "", False, {"about": name})
     for part, graph in net.graphs(lambda module: module, examples).items():

@@ -73,9 +73,15 @@ class Additive(nn.Module):
         self.of_key = nn.Linear(key, hidden, bias=False)
         self.score = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Query (n, query), keys (n, k, key), bool mask (n, k) -> their weighted mean (n, key), the weights (n, k)."""
-        scores = self.score(torch.tanh(self.of_query(query)[:, None] + self.of_key(keys)))[..., 0]
+    def forward(
+        self, query: Tensor, keys: Tensor, mask: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Query (n, query), keys (n, k, key), bool mask (n, k) -> their weighted mean (n, key), the weights (n, k).
+
+        `seen` is `of_key(keys)` where many queries share it.
+        """
+        seen = self.of_key(keys) if seen is None else seen
+        scores = self.score(torch.tanh(self.of_query(query)[:, None] + seen))[..., 0]
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)

@@ -18,6 +18,7 @@ ANSWERS = {
     "row": "one answer to each row",
     "continuation": "what follows each symbol of a text",
     "text": "a text for each row",
+    "boxes": "boxes and what is in each",
     "picture": "pictures like those it has seen",
 }  # what a task asks for and a net gives
 
@@ -53,6 +54,14 @@ class Form:
         if len(self.ids) != 1:
             raise ModelError(f"{net} takes texts, not {self}; use {self.instead}.")
         return self.ids[0]
+
+    def vocabulary(self, net: str) -> int:
+        """How many symbols texts and answers have. Raises `ModelError` where they are not of one vocabulary."""
+        if self.outputs != self.words(net):
+            raise ModelError(
+                f"{net} writes in the vocabulary that it reads; this task has {self.ids[0]} and {self.outputs} symbols."
+            )
+        return self.outputs
 
     def pairs(self, net: str) -> tuple[int, int]:
         """How many users and how many films there are. Raises `ModelError` for what is no pair of ids."""
