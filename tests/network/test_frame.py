@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from airserve.network import control, frame, link
 from airserve.network.budget import budget
 from airserve.network.mac import DOWN, UP, Mac
+from airserve.network.presets import PRESETS
 from airserve.network.topology import Cell
 
 FR2 = {"carrier_ghz": 28.0, "scs_khz": 120}
@@ -131,3 +132,30 @@ def test_more_elements_carry_a_grant_further():
     steps = -np.diff(thresholds)
     assert ((steps > 3.0) & (steps < 4.5)).all()  # twice the energy, and a lower rate
     assert control.shares(Cell(name="hall", bandwidth_mhz=5)) == (1, 1)  # and the first grant of a slot always fits
+
+
+def test_presets_set_what_is_not_given():
+    """What a description says holds over the preset, and the default preset over nothing that was there before."""
+    plain, oai = Cell(name="hall"), Cell(name="hall", radio_parameters="oai")
+    assert plain == Cell(name="hall", radio_parameters="srsran")
+    assert (plain.grant, plain.sr_period_ms, plain.k2_slots, plain.p0_dbm) == ("sr", 20, 4, -76)
+    assert (oai.grant, oai.k2_slots, oai.p0_dbm) == ("configured", 6, plain.p0_dbm)
+    assert Cell(name="hall", radio_parameters="oai", grant="sr", k2_slots=3).model_dump() == {
+        **oai.model_dump(), "grant": "sr", "k2_slots": 3,
+    }  # fmt: skip
+    assert Cell.model_validate(oai.model_dump()) == oai
+    with pytest.raises(ValidationError, match="'ideal', 'srsran' or 'oai'"):
+        Cell(name="hall", radio_parameters="amarisoft")
+
+
+@pytest.mark.parametrize("direction", [DOWN, UP])
+def test_an_ideal_cell_is_sooner_than_a_stack(network, flat, direction):
+    """One packet each of ten devices: no preset is sooner than the bound, and the one that asks first is latest."""
+    seconds = {}
+    for name in PRESETS:
+        mac = Mac(network(radio_parameters=name), [0] * 10, seed=1, trace=flat(60))
+        for ue in range(10):
+            mac.offer(ue, direction, 900, 0.0137 * ue)
+        done = mac.run(1.0)
+        seconds[name] = (done["delivered_s"] - done["arrived_s"]).mean()
+    assert seconds["ideal"] <= seconds["oai"] <= seconds["srsran"]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from airserve import catalog
 from airserve.network import qos
 from airserve.network.lattice import places
+from airserve.network.presets import PRESETS, Preset
 
 Scenario = Literal["umi", "uma", "rma", "inh", "inf-sl", "inf-dl", "inf-sh", "inf-dh"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
@@ -63,6 +64,7 @@ class Cell(Description):
     gnb_ports: int = Field(32, ge=1, le=64)
     ue_antennas: int = Field(4, ge=1, le=8)
     mimo: Literal["su", "mu"] = "su"  # mu: several devices on the same PRBs
+    radio_parameters: Preset = "srsran"  # presets.py: sets what of the keys below is not given
     slicing: str = "ratio"  # a file of network/slices/
     slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
     grant: Literal["sr", "configured"] = "sr"  # configured: devices may send in any uplink slot without asking
@@ -84,6 +86,13 @@ class Cell(Description):
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
     ue_capability: Literal[1, 2] = 1  # processing times of devices, TS 38.214 5.3 and 6.4
     target_bler: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parameters(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (name := data.get("radio_parameters")) in list(PRESETS):
+            return {**PRESETS[name], **data}
+        return data
 
     @field_validator("special")
     @classmethod
