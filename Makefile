@@ -6,10 +6,10 @@ AIRSERVE_HOME ?= $(CURDIR)/.airserve
 export AIRSERVE_HOME
 STEP = @printf '\033[1m== %s\033[0m\n'
 
-.PHONY: demo test lint types imports tests bench scores traces data clean help
+.PHONY: demo test lint types imports tests bench bench-serve scores traces data clean help
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t12
 
 demo: $(VENV)/demo.stamp data  ## the main job: from data to a promise kept over the air
 	$(STEP) "demo: train, import, compress, profile, plan, up, drive, report, down"
@@ -42,6 +42,9 @@ BENCHES = training compression twin planning serving fidelity promises  # transp
 
 bench: $(VENV)/test.stamp data  ## the README's figures, one script each; all run, then the status says if one fell short
 	@short=0; for name in $(BENCHES); do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
+
+bench-serve: $(VENV)/test.stamp  ## the figures of serving: CPU per answer, latency, start; a quiet machine, wrk, 10 minutes
+	@short=0; for name in serving latency starting; do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
 
 scores: $(VENV)/test.stamp data  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'

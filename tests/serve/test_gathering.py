@@ -1,6 +1,7 @@
 """Requests that are computed together: each has the answer that it has alone, and one that fails fails alone."""
 
 import asyncio
+import json
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Engine, Function, Tensor
 from airserve.serve import warming
 from airserve.serve.connecting import AnswerReader
+from airserve.serve.metering import Table
 from airserve.serve.protocols import oip
 from airserve.serve.served import EngineFailed, Served
 from airserve.serve.service import Service
@@ -51,7 +53,7 @@ def test_each_has_the_answer_that_it_has_alone(graphs, sizes, limit):
     async def run():
         service = service_of(graphs)
         (served,) = service.served
-        served.max_batch = limit
+        served.batch(limit, 0.0)
         gatherer, askers = service.gatherer(served), [Asker() for _ in range(3)]
         runs, work = [], served.work
         served.work = lambda ordered: runs.append(len(ordered[0])) or work(ordered)
@@ -101,7 +103,7 @@ def test_a_wait_that_was_asked_for_ends_with_a_full_batch_or_its_time(graphs):
     async def run():
         service = service_of(graphs)
         (served,) = service.served
-        served.max_batch, served.max_wait_s = 3, 0.02
+        served.batch(3, 0.02)
         asker, gatherer, x = Asker(), service.gatherer(served), np.ones((1, 4), "float32")
         for k in range(2):
             gatherer.add(asker, k, [x], 1, time.monotonic())
@@ -173,7 +175,7 @@ def test_connections_that_ask_together_are_answered_each_with_its_own(graphs, fo
     async def run():
         service = service_of(graphs)
         (served,) = service.served
-        served.max_batch = 4
+        served.batch(4, 0.0)
         listener = await oip.listen(service, "127.0.0.1", 0)
         engine, rng = Engine(graphs["whole"]), np.random.default_rng(0)
 
@@ -217,3 +219,40 @@ def json_request(x, extra):
     return (
         f"POST /v2/models/whole/infer HTTP/1.1\r\nHost: h\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body
     )
+
+
+def test_batching_is_set_while_it_runs_in_all_workers(graphs):
+    """Two workers of one table; what one is told both do."""
+
+    async def run():
+        table, of = Table(workers=2), Endpoint("whole", (Function("whole", "model", str(graphs["whole"])),))
+        mean = Endpoint("mean", (Function("mean", "model", str(graphs["mean"]), padded_s=0.001),))
+        one, two = (Service(SiteProcess("mast", "h", 0, 1, (of, mean)), table, worker) for worker in (0, 1))
+        listener = await oip.listen(one, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        read = AnswerReader()
+
+        async def ask(body, model="whole"):
+            head = f"POST /v2/models/{model}/config HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            while not (got := read.feed(await reader.read(1 << 16))):
+                pass
+            return got[0].status, json.loads(got[0].body)
+
+        found = one.endpoint("whole").max_batch
+        assert await ask(b"") == (200, {"max_batch": found, "max_wait_ms": 0.0})
+        assert await ask(b'{"max_batch": 7, "max_wait_ms": 2}') == (200, {"max_batch": 7, "max_wait_ms": 2.0})
+        assert await ask(b'{"max_wait_ms": 0}') == (200, {"max_batch": 7, "max_wait_ms": 0.0})
+        assert (two.endpoint("whole").max_batch, two.endpoint("whole").max_wait_s) == (7, 0.0)
+        assert (await ask(b'{"max_batch": 0}'))[1]["max_batch"] == found
+        for bad in (b'{"max_batch": -1}', b'{"max_batch": true}', b'{"max_wait_ms": "1"}', b'{"most": 1}', b"[]"):
+            status, said = await ask(bad)
+            assert status == 400
+            assert said["error"].endswith(".")
+        assert "not computed together" in (await ask(b'{"max_batch": 2}', "mean"))[1]["error"]
+        writer.close()
+        await listener.drain(2)
+        one.close()
+        two.close()
+
+    uvloop.run(run())

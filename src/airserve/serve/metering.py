@@ -92,6 +92,7 @@ class Table:
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
         self._array: Array = np.frombuffer(self._shared, np.float64).reshape(2 * workers, slots, CELLS)
         self._slots = slots
+        self._settings: memoryview[float] = memoryview(mmap.mmap(-1, 8 * 2 * slots)).cast("d")
         self.tallies = Tallies(workers, slots)  # of language models
         self.begun_s = time.time()
 
@@ -99,9 +100,17 @@ class Table:
         """The numbers that one thread of a worker writes: the loop's, or `aside` of it another."""
         return Meter(self._cells, ((2 * worker + aside) * self._slots + slot) * CELLS)
 
+    def batching(self, slot: int) -> memoryview[float]:
+        """What was set while it runs: the most rows of a batch and the seconds that a request waits for others.
+
+        0 rows: as the model's first runs say.
+        """
+        return self._settings[2 * slot : 2 * slot + 2]
+
     def clear(self, slot: int) -> None:
         """Forget what a slot held, before another version of a model gets it."""
         self._array[:, slot] = 0.0
+        self._settings[2 * slot] = self._settings[2 * slot + 1] = 0.0
         self.tallies.clear(slot)
 
     def counted(self, slot: int) -> Counted:

@@ -92,8 +92,8 @@ class Served:
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
         self.quick = self.cheap and self.router is None  # may be computed on the loop
         self.work: Run = runs[0] if self.padded.plain else self.padded
-        self.apart, self.max_batch = batch_of(self.inputs, self.outputs, self.work) if self.quick else (False, 1)
-        self.max_wait_s = 0.0  # that a request waits for others
+        self.apart, self._found = batch_of(self.inputs, self.outputs, self.work) if self.quick else (False, 1)
+        self._batching = self.table.batching(slot)
         self.language: Generator | Encoder | None = None
         speaks = not self.inputs or any(tensor.name == "input_ids" for tensor in self.inputs)
         if len(opened) == 1 and speaks:
@@ -101,6 +101,23 @@ class Served:
 
             path, tally = Path(endpoint.functions[0].path), self.table.tallies.tally(worker, slot)
             self.language = open_language(self.name, path, runs[0], self.meter, tally, bounds or Bounds())
+
+    @property
+    def max_batch(self) -> int:
+        """Rows that are computed together at most: as set, else as the first runs say."""
+        return int(self._batching[0]) or self._found
+
+    @property
+    def max_wait_s(self) -> float:
+        """That a request waits for others."""
+        return self._batching[1]
+
+    def batch(self, max_batch: int, max_wait_s: float) -> None:
+        """Set both, in all workers, from the next request on; 0 rows: as the first runs say. Raises `BadInput`."""
+        if not self.apart and (max_batch > 1 or max_wait_s):
+            why = "a row's answer may depend on the others" if self.quick else "it takes 1 ms or more for one"
+            raise BadInput(f"requests to {self.name} are not computed together: {why}.")
+        self._batching[0], self._batching[1] = max_batch, max_wait_s
 
     @property
     def counts(self) -> Counts:

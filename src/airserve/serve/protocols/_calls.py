@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, final
 
 import grpc
@@ -187,7 +187,7 @@ class Call:
         """On the thread that made the answer."""
         try:
             answer = future.result()
-        except asyncio.CancelledError:
+        except CancelledError:
             self.refuse(grpc.StatusCode.CANCELLED, "the client has cancelled the call.")
         except Exception as error:
             self.refuse(*self._calls.status(error))

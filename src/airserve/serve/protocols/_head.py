@@ -32,6 +32,15 @@ class Head:
         self.old = False  # HTTP/1.0, which knows no chunks
         self.costly = False  # an answer too dear to be made for a client that has closed its side
 
+    def asks_as(self, other: Head) -> bool:
+        """Whether what was worked out for this header holds for the other: it is the same in all but its bytes."""
+        return (self.method, self.path, self.query, self.headers) == (
+            other.method,
+            other.path,
+            other.query,
+            other.headers,
+        )
+
 
 def repeatable(head: Head, data: bytes) -> Head | None:
     """The head with its bytes, which `data` begins with, where the same bytes are sure to mean the same again.

@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._message = 0  # counts those begun
         self._since_s = time.monotonic()  # that the state lasts
         self._again: Head | None = None
+        self._latest: Head | None = None  # that was parsed
         self._headings: list[Head] = []  # of the request that a piece of data begins with, where it may come again
         self._held = b""  # the front of a request with the last header, whose body is not all there
         self._reset()
@@ -235,6 +236,9 @@ class Connection(asyncio.Protocol):
         self._since_s = self._arrived_s
         method = self._parser.get_method()
         head = Head(method.decode("latin-1"), self._url, self._headers)
+        if (latest := self._latest) is not None and latest.asks_as(head):
+            head.memo, head.admitted = latest.memo, latest.admitted
+        self._latest = head
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._closing = not self._parser.should_keep_alive()
         if self._message == self._first and self._plain and not self._closing and method == b"POST":

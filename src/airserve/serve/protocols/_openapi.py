@@ -29,6 +29,10 @@ def _ref(name: str) -> dict[str, Any]:
 
 DATA = {"type": "array", "description": "Flat in row-major order, or nested as the shape."}
 PARAMETERS = {"type": "object"}
+BATCHING = _object(
+    max_batch={**COUNT, "maximum": 1024, "description": "Rows; 0: as the model's first runs say."},
+    max_wait_ms={"type": "number", "minimum": 0, "maximum": 1000},
+)
 TENSOR = _object("name datatype shape", name=TEXT, datatype=_ref("datatype"), shape=_many({"type": "integer"}))
 DURATION = _object("count ns", count=COUNT, ns=COUNT)
 SCHEMAS: dict[str, Any] = {
@@ -149,6 +153,15 @@ def document() -> dict[str, Any]:
         paths[model] = {"get": _operation("What a model takes and gives", _ref("model"), (*LOOK, 502, 504), *names)}
         paths[f"{model}/ready"] = {"get": _operation("It answers", ready, LOOK, *names)}
         paths[f"{model}/stats"] = {"get": _operation("What was counted", _ref("statistics"), LOOK, *names)}
+        paths[f"{model}/config"] = {
+            "post": _operation(
+                "How requests are computed together: told, and set where a body says so",
+                BATCHING,
+                (400, *LOOK),
+                *names,
+                body=BATCHING,
+            )
+        }
         paths[f"{model}/infer"] = {"post": _operation("Infer", _ref("response"), INFER, *names, body=_ref("request"))}
     said: dict[str, Any] = {"error": "openai_error"}
     paths |= {

@@ -240,6 +240,30 @@ def _change(service: Service, head: Head) -> Respond:
     return lambda body, arrived_s: change(body)
 
 
+def _batching(service: Service, head: Head) -> Respond:
+    """/v2/models/NAME[/versions/VERSION]/config: how requests are computed together, told and set."""
+    served = _model(service, head.path, "/config")
+
+    def batching(body: bytes, arrived_s: float) -> bytes:
+        given = _object(body)
+        if unknown := set(given) - {"max_batch", "max_wait_ms"}:
+            raise WireError(f"config has no {min(unknown)[:40]!r}; it has max_batch and max_wait_ms.")
+        if given:
+            if head.admitted is not None and not head.admitted.tenant.admin:
+                raise Forbidden(f"{head.admitted.tenant.name} may not set that; it takes a key of an admin.")
+            rows, wait_ms = given.get("max_batch", 0), given.get("max_wait_ms", 1e3 * served.max_wait_s)
+            if type(rows) is not int or not 0 <= rows <= 1024:
+                raise WireError(
+                    f"max_batch is {str(rows)[:20]}; a whole number to 1024 is wanted, 0 for what was found."
+                )
+            if type(wait_ms) not in (int, float) or not 0 <= wait_ms <= 1000:
+                raise WireError(f"max_wait_ms is {str(wait_ms)[:20]}; milliseconds to 1000 are wanted.")
+            served.batch(rows if "max_batch" in given else served.max_batch, wait_ms / 1e3)
+        return _json({"max_batch": served.max_batch, "max_wait_ms": 1e3 * served.max_wait_s})
+
+    return batching
+
+
 def _object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body, empty where there is none. Raises `WireError`."""
     try:
@@ -338,4 +362,5 @@ MODEL: dict[str, tuple[str, Route]] = {
     "infer": ("POST", _Infer),
     "ready": ("GET", _model_ready),
     "stats": ("GET", _model_statistics),
+    "config": ("POST", _batching),
 }
