@@ -17,6 +17,7 @@ import numpy as np
 from airserve.model import Array, ModelError
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
+CONTEXT = 1024  # tokens of a sequence, where neither file nor graph says
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -47,11 +48,10 @@ def is_decoder(session: Any) -> bool:
 
 @final
 class OnnxDecoder:
-    """A graph with its caches. Raises `ModelError` where it lacks an input or output, naming it."""
+    """A graph with its caches; a `context` that is not said is found out. Raises `ModelError` where a name lacks."""
 
-    def __init__(self, session: Any, name: str, context: int) -> None:
+    def __init__(self, session: Any, name: str, context: int | None) -> None:
         self._session = session
-        self.context = context
         inputs = {value.name: value for value in session.get_inputs()}
         outputs = {value.name: value for value in session.get_outputs()}
         past = sorted((name for name in inputs if PAST.fullmatch(name)), key=lambda name: int(name.split(".")[1]))
@@ -85,6 +85,7 @@ class OnnxDecoder:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"{name} fails on its first tokens: {str(error).strip().splitlines()[0][:160]}") from None
         self.free(0)
+        self.context = context or self._positions(CONTEXT)
 
     def cache_bytes(self, needs: Sequence[int]) -> int:
         each: int = max(needs) * self.token_bytes  # padded to the longest
@@ -130,12 +131,36 @@ class OnnxDecoder:
         for place in places:
             self._alone.pop(place, None)
 
-    def _run(self, tokens: Array, mask: Array, positions: Array, cache: list[Any]) -> tuple[Array, list[Any]]:
+    def _run(
+        self, tokens: Array, mask: Array, positions: Array, cache: list[Any], how: Any = None
+    ) -> tuple[Array, list[Any]]:
         given = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
         feed = {name: self._value(array.astype(self._ids[name], copy=False)) for name, array in given.items()}
         feed.update(zip(self._past, cache, strict=True))
-        logits, *present = self._session.run_with_ort_values(["logits", *self._present], feed)
+        logits, *present = self._session.run_with_ort_values(["logits", *self._present], feed, how)
         return logits.numpy(), present
+
+    def _positions(self, most: int) -> int:
+        """How many positions the graph knows, up to `most`: a table of them has an end, beyond which it fails."""
+        low, high = 3, most + 1
+        if self._knows(most - 1):
+            return most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._knows(middle - 1) else (low, middle)
+        return low
+
+    def _knows(self, position: int) -> bool:
+        import onnxruntime as ort
+
+        quiet = ort.RunOptions()
+        quiet.log_severity_level = 4
+        empty = self._values([self._zeros(row, 1, 0) for row in self._rows])
+        try:
+            self._run(np.zeros((1, 1)), np.ones((1, 1)), np.array([[position]]), empty, quiet)
+        except Exception:  # onnxruntime's exceptions share no base class
+            return False
+        return True
 
     def _values(self, arrays: list[Array]) -> list[Any]:
         return [self._value(array) for array in arrays]

@@ -27,7 +27,7 @@ from airserve.serve.served import BadInput, EngineFailed
 from airserve.serve.tallying import Tally
 from airserve.serve.tokenizing import Tokenizer
 
-PIECE = 64  # tokens of a prompt that are taken in between two steps
+PIECE = 64  # tokens of prompts that are taken in between two steps
 
 
 class Piece(NamedTuple):
@@ -201,8 +201,9 @@ class Generator:
                 self._sweep()
                 self._admit()
                 self._tally.now(len(self._running) + len(self._joining), len(self._waiting))
-            if self._joining:
-                self._take_in(self._joining[0])
+            room = PIECE
+            while self._joining and room > 0:
+                room -= self._take_in(self._joining[0], room)
             if self._running:
                 self._step()
             if not (self._running or self._joining):
@@ -242,20 +243,20 @@ class Generator:
         """Whether the cache has room for all that these may grow to, side by side."""
         return self._decoder.cache_bytes([generation.need for generation in generations]) <= self.bounds.cache_bytes
 
-    def _take_in(self, generation: Generation) -> None:
-        """The next piece of a prompt, and after the last the first token."""
-        piece = generation.prompt[generation.taken : generation.taken + PIECE]
+    def _take_in(self, generation: Generation, room: int) -> int:
+        """The next piece of a prompt, of `room` tokens at most, and after the last the first token; tokens taken."""
+        piece = generation.prompt[generation.taken : generation.taken + room]
         try:
             logits = self._decoder.extend(generation.place, piece)
             generation.taken += len(piece)
-            if generation.taken < len(generation.prompt):
-                return
-            self._joining.popleft()
-            self._running.append(generation)
-            self._tally.prompt(len(generation.prompt), time.monotonic() - generation.arrived_s)
-            self._add(generation, generation.sampler.choose(logits))
+            if generation.taken == len(generation.prompt):
+                self._joining.popleft()
+                self._running.append(generation)
+                self._tally.prompt(len(generation.prompt), time.monotonic() - generation.arrived_s)
+                self._add(generation, generation.sampler.choose(logits))
         except Exception as error:
             self._end(generation, self._explained(error))
+        return len(piece)
 
     def _step(self) -> None:
         """One more token for each that runs."""

@@ -13,8 +13,6 @@ from airserve.serve.metering import Meter
 from airserve.serve.tallying import Tally
 from airserve.serve.tokenizing import HuggingFace, context_of, described
 
-CONTEXT = 1024  # tokens of a sequence, where nobody says
-
 
 def open_language(
     name: str, path: Path, run: Run, meter: Meter, tally: Tally, bounds: Bounds
@@ -41,7 +39,7 @@ def open_language(
     tokenizer = HuggingFace(name, said)
     if not decodes:
         return Encoder(name, session, tokenizer, context_of(said))
-    decoder = OnnxDecoder(session, name, context_of(said) or CONTEXT)
+    decoder = OnnxDecoder(session, name, context_of(said))
     if tokenizer.tokens > decoder.vocabulary:
         raise ModelError(f"{name} knows {decoder.vocabulary} tokens and its tokenizer {tokenizer.tokens}: not its own.")
     return Generator(name, decoder, tokenizer, meter, tally, bounds)

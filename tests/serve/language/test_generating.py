@@ -82,6 +82,11 @@ def test_the_decoder_gives_the_logits_of_the_network(reference):
     step([1])
 
 
+def test_a_context_that_nobody_says_is_that_of_the_graph_s_positions(reference, capfd):
+    assert OnnxDecoder(Engine(reference.path).session, "gpt", None).context == 192
+    assert not capfd.readouterr().err
+
+
 def test_greedy_text_is_that_of_each_alone_whenever_they_join(reference):
     served = loaded(reference, running=3)
     prompts = ["The mast", "A model is asked how", LONG, "é", "radio " * 9, "5G — 每", "the the the", "Il est"]
