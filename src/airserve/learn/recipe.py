@@ -14,6 +14,12 @@ from airserve.model import ModelError
 
 RECIPE = 2  # raise it when a change of learn would train another Model from the same settings
 
+CHOICES = {  # of settings that are words
+    "optimizer": NAMES,
+    "precision": ("auto", "float32", "bfloat16"),
+    "layout": ("channels-last", "contiguous"),
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -24,6 +30,8 @@ class Options:
     accumulate: int = 1  # parts in which a batch is computed, where memory is short
     smoothing: float = 0.0  # of labels
     balance: float = 0.0  # of classes: 1 when all count alike however rare
+    precision: str = "auto"  # float32, bfloat16 where matrices are multiplied, or what is faster
+    layout: str = "channels-last"  # of pictures in memory, or contiguous
     lasso: float = 0.0  # nats per sum of the weights' sizes (L1); a Config's `decay` is the squared one (L2)
 
     def stated(self) -> dict[str, Any]:
@@ -60,8 +68,8 @@ def read_value(net: str, settings: Any, key: str, value: str) -> Any:
     """The value of a setting, of the kind of its default."""
     default = getattr(settings, key)
     if isinstance(default, str):
-        if value not in NAMES:
-            raise ModelError(f"{key}={value} of {net} is none of {', '.join(NAMES)}.")
+        if value not in CHOICES[key]:
+            raise ModelError(f"{key}={value} of {net} is none of {', '.join(CHOICES[key])}.")
         return value
     try:
         number = type(default)(value)

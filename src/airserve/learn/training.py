@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,27 +31,40 @@ try:
 
     from airserve.learn.checkpoints import Checkpoint
     from airserve.learn.curves import draw
+    from airserve.learn.distributing import spread
     from airserve.learn.exporting import export_all
     from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
     from airserve.learn.optimizers import optimizer
     from airserve.learn.recipe import Options, digest, read_net
+    from airserve.learn.schedules import OneCycle
+    from airserve.learn.threads import fastest
 except ModuleNotFoundError as error:
     raise UserError(f"training needs the package {error.name}: `pip install 'airserve[learn]'`.") from None
 
 PATIENCE = 5  # epochs without a better validation loss after which training stops
-WARMUP = 0.2  # part of the steps in which the learning rate rises
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 PLAIN = Options()  # no option
 LOOK = 20  # steps after which the loss is looked at
 
 
 def train(
-    net: str, task: str, *, seed: int = 0, registry: Registry, fresh: bool = False, progress: bool = True
+    net: str,
+    task: str,
+    *,
+    seed: int = 0,
+    registry: Registry,
+    fresh: bool = False,
+    progress: bool = True,
+    threads: int | str = 1,
+    devices: int = 1,
 ) -> Model:
     """The Model of a net for a task: "resnet8" or with settings, "resnet8,width=32,epochs=8", and "fashion-mnist".
 
     A net of several parts becomes as many Models, "vae-fashion-encoder"; the first is returned, its lineage names all.
     A Model whose settings, data and seed are those of an earlier one comes from the registry, unless `fresh`. A
     training that was killed goes on after its last whole epoch, to the same weights.
+    `threads` compute a step, "auto": as many as are fastest, which is measured; `devices` are processes among which
+    each batch is divided.
     The test split is touched once, after training. Raises `UserError` for a name, a parameter or data that is not.
     """
     name, config, options = read_net(net)
@@ -62,18 +76,22 @@ def train(
     checkpoint = Checkpoint(registry.home / "checkpoints" / f"{recipe}.pt", recipe)
     if fresh:
         checkpoint.remove()
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)  # small nets: two OpenMP threads on a busy machine cost up to thirty times the time
     try:
         with torch.random.fork_rng():
             prepared = preprocess(data)
             module = build(name, config, prepared, data.answer)
-            fabric = launch(module)
-            learner = initialise(fabric, module, config, prepared, seed, options)
-            curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
-            scores = test(fabric, learner, prepared)
+            precision = choose_precision(module, options)
+            check_devices(devices, config.batch)
+            chosen, measured_ms = choose_threads(threads, net, prepared, data.answer)
+            if devices > 1:
+                curve, scores = spread(devices, precision, net, task, seed, progress, registry.home, module)
+            else:
+                torch.set_num_threads(chosen)
+                curve, scores = learn(launch(precision), module, config, prepared, seed, options, progress, checkpoint)
             graphs = export_all(
-                learner.module,
+                module,
                 prepared.mean,
                 prepared.std,
                 data.test.inputs,
@@ -84,7 +102,7 @@ def train(
             if not scores:
                 scores = tasks[task].assess({part: Engine(graph) for part, graph in graphs.items()}, data, registry)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     words = registry.store("\n".join(data.words).encode(), ".txt") if data.words else None
     picture = registry.store(draw(f"{name} on {task}", curve, data.metric.name).encode(), ".svg")
     lineage = {
@@ -96,8 +114,11 @@ def train(
         "data": data.fingerprint,
         "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "recipe": recipe,
-        "parameters": sum(weight.numel() for weight in learner.module.parameters()),
-        "precision": fabric._precision.precision,
+        "parameters": sum(weight.numel() for weight in module.parameters()),
+        "precision": precision,
+        **({"threads": chosen} if chosen > 1 or measured_ms else {}),
+        **({"step_ms": measured_ms} if measured_ms else {}),
+        **({"devices": devices} if devices > 1 else {}),
         "torch": torch.__version__,
         "cpu_s": round(curve[-1]["cpu_s"], 2),
         "epochs": len(curve),
@@ -220,15 +241,74 @@ def build(name: str, config: Any, prepared: Prepared, answer: str = "row") -> nn
     return module
 
 
-def launch(module: nn.Module) -> Fabric:
-    """Where and how precisely to compute: a GPU where there is one; convolutions in bfloat16 where it is faster.
+def learn(
+    fabric: Fabric,
+    module: nn.Module,
+    config: Any,
+    prepared: Prepared,
+    seed: int,
+    options: Options,
+    progress: bool,
+    checkpoint: Checkpoint | None,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Steps 3 to 6, from weights drawn to a tested net: the learning curve and the scores."""
+    learner = initialise(fabric, module, config, prepared, seed, options)
+    curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+    return curve, test(fabric, learner, prepared)
+
+
+def learn_alone(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path) -> dict[str, Any]:
+    """Steps 1 to 6 in a process that starts with nothing: weights, learning curve and scores."""
+    name, config, options = read_net(net)
+    data = load_task(task)
+    recipe = digest(name, config, options, task, data.fingerprint, seed)
+    prepared = preprocess(data)
+    module = build(name, config, prepared, data.answer)
+    checkpoint = Checkpoint(home / "checkpoints" / f"{recipe}.pt", recipe)
+    curve, scores = learn(fabric, module, config, prepared, seed, options, progress, checkpoint)
+    return {"weights": module.state_dict(), "curve": curve, "scores": scores}
+
+
+def check_devices(devices: int, batch: int) -> None:
+    """Raises `ModelError` when a batch cannot be divided among so many processes."""
+    if devices < 1 or batch % devices:
+        raise ModelError(f"a batch of {batch} cannot be divided among {devices} processes; give batch= a multiple.")
+
+
+def choose_threads(threads: int | str, net: str, prepared: Prepared, answer: str) -> tuple[int, dict[int, float]]:
+    """As many threads as are asked for; of "auto" the fastest for a step of the net, and ms by number.
+
+    The steps that are timed change weights that are thrown away. Raises `ModelError` for what is no number.
+    """
+    if threads != "auto":
+        if not str(threads).isdecimal() or int(threads) < 1:
+            raise ModelError(f"threads={threads} is neither a number from 1 nor auto.")
+        return int(threads), {}
+    name, config, options = read_net(net)
+    module = build(name, config, prepared, answer)
+    fabric = launch(choose_precision(module, options))
+    learner = initialise(fabric, module, config, prepared, 0, options)
+    learner.module.train()
+    inputs, labels = (part[: config.batch].to(fabric.device) for part in prepared.train)
+    return fastest(lambda: take_step(fabric, learner, inputs, labels))
+
+
+def choose_precision(module: nn.Module, options: Options) -> str:
+    """How precisely to compute: as the options say, else convolutions in bfloat16 where that is faster.
 
     On CPUs with AVX-512 or AMX, oneDNN trains convolutions 1.7 times as fast in bfloat16; small matrices gain nothing.
     """
+    if options.precision != "auto":
+        return PRECISIONS[options.precision]
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if convolves and fast else "32-true"
+
+
+def launch(precision: str) -> Fabric:
+    """Where to compute: a GPU where there is one."""
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # it announces the precision
-    return Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if convolves and fast else "32-true")
+    return Fabric(accelerator="auto", devices=1, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -271,30 +351,32 @@ def initialise(
 ) -> Learner:
     """Step 3: weights drawn from the seed, an optimizer, and a learning rate that rises once and falls to nothing.
 
-    One cycle (Smith and Topin 2017, arXiv:1708.07120); biases and norms do not decay.
+    Biases and norms do not decay.
     """
     torch.manual_seed(seed)
     for part in module.modules():
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
-    module.to(memory_format=torch.channels_last)
+    if options.layout == "channels-last":
+        module.to(memory_format=torch.channels_last)
     weights = list(module.parameters())
     groups = [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     rule = optimizer(options.optimizer, groups, config.rate)
-    steps = config.epochs * steps_per_epoch(prepared, config.batch)
-
-    def rate(step: int) -> float:
-        done = step / steps
-        return max(done / WARMUP if done < WARMUP else (1 - done) / (1 - WARMUP), 0.01)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(rule, rate)
+    schedule = OneCycle(rule, config.epochs * steps_per_epoch(prepared, config.batch))
+    if plain(fabric):
+        return Learner(module, module, rule, schedule, choose_loss(module, prepared, options), options)
     wrapped, rule = fabric.setup(module, rule)
     if hasattr(module, "objective"):
         wrapped.mark_forward_method("objective")
     return Learner(module, wrapped, rule, schedule, choose_loss(module, prepared, options), options)
+
+
+def plain(fabric: Fabric) -> bool:
+    """Whether there is nothing to wrap: one process that computes in float32 on a CPU."""
+    return fabric.world_size == 1 and fabric.device.type == "cpu" and fabric._precision.precision == "32-true"
 
 
 def choose_loss(module: nn.Module, prepared: Prepared, options: Options) -> Loss:
@@ -328,6 +410,7 @@ def fit(
     steps = steps_per_epoch(prepared, config.batch)
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
+    alone = fabric.world_size == 1
     keeps_last = getattr(learner.module, "keeps_last", False)
     if checkpoint and (state := checkpoint.load()):
         learner.restore(state)
@@ -344,19 +427,22 @@ def fit(
             rows = rows.to(fabric.device)
             seen = torch.zeros(steps, device=fabric.device)
             for step in range(steps):
-                chosen = rows[step * config.batch : (step + 1) * config.batch]
+                chosen = rows[step * config.batch : (step + 1) * config.batch][fabric.global_rank :: fabric.world_size]
                 seen[step] = take_step(fabric, learner, inputs[chosen], labels[chosen])
                 if step % LOOK == 0 or step == steps - 1:
-                    refuse_divergence(seen[: step + 1], epoch, curve, config.rate, checkpoint)
-                    report(f"epoch {epoch + 1} of {config.epochs}  loss {seen[: step + 1].mean():.3f}", LOOK)
-            loss, scores = validate(fabric, learner, prepared)
+                    whole = seen[: step + 1] if alone else fabric.all_reduce(seen[: step + 1], reduce_op="mean")
+                    refuse_divergence(whole, epoch, curve, config.rate, checkpoint)
+                    report(f"epoch {epoch + 1} of {config.epochs}  loss {whole.mean():.3f}", LOOK)
+            loss, scores = fabric.broadcast(validate(fabric, learner, prepared))
             spent_s = time.process_time() - started_s
-            curve.append({"train_loss": seen.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
+            if not alone:
+                spent_s = float(fabric.all_reduce(torch.tensor(spent_s), reduce_op="sum"))
+            curve.append({"train_loss": whole.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
             said = "".join(f"  {name} {score:.4f}" for name, score in scores.items())
             report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}", 0)
             if np.isfinite(loss) if keeps_last else loss == min(each["loss"] for each in curve):
                 best = {key: value.clone() for key, value in learner.module.state_dict().items()}
-            if checkpoint and epoch + 1 < config.epochs:
+            if checkpoint and epoch + 1 < config.epochs and fabric.global_rank == 0:
                 checkpoint.save({**learner.state(), "order": order.get_state(), "curve": curve, "best": best})
     if not best:
         raise ModelError(f"training diverged, its validation loss is {curve[-1]['loss']}: lower rate={config.rate}.")
@@ -388,19 +474,33 @@ def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) 
     """One step of the optimizer on a batch, computed in parts if wanted; the mean loss before it, shape ()."""
     options = learner.options
     learner.optimizer.zero_grad()
+    if options.accumulate == 1 and not options.lasso and not options.clip:  # no detour costs a small net a tenth
+        loss = learner.cost(fabric, learner.wrapped, inputs, labels)[0]
+        backward(fabric, learner, loss)
+        learner.optimizer.step()
+        learner.schedule.step()
+        return loss.detach()
     total = torch.zeros((), device=inputs.device)
     for part, wanted in zip(inputs.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True):
         loss = learner.cost(fabric, learner.wrapped, part, wanted)[0] * (len(wanted) / len(labels))
         if options.lasso:
             sizes = sum(weight.abs().sum() for weight in learner.module.parameters() if weight.ndim > 1)
             loss = loss + options.lasso * sizes * (len(wanted) / len(labels))
-        fabric.backward(loss)
+        backward(fabric, learner, loss)
         total += loss.detach()
     if options.clip:
         nn.utils.clip_grad_norm_(learner.module.parameters(), options.clip)
     learner.optimizer.step()
     learner.schedule.step()
     return total
+
+
+def backward(fabric: Fabric, learner: Learner, loss: Tensor) -> None:
+    """The gradients of a loss, by Fabric where it has wrapped the net."""
+    if learner.wrapped is learner.module:
+        loss.backward()
+    else:
+        fabric.backward(loss)
 
 
 def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, dict[str, float]]:

@@ -1,0 +1,72 @@
+"""Distributing: one training over several processes, each with its part of every batch; the gradients are averaged.
+
+The loss is that of one process up to rounding, where a batch divides evenly and no norm or dropout looks at a part of
+it; those see their part alone, as in Li et al. 2020, arXiv:2006.15704.
+"""
+
+import logging
+import multiprocessing
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from airserve.errors import UserError
+from airserve.model import ModelError
+
+BACKEND = "ddp_spawn"  # a fork of a process that has computed gradients does not compute
+
+
+def spread(
+    devices: int, precision: str, net: str, task: str, seed: int, progress: bool, home: Path, module: nn.Module
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Train a net for a task in so many processes; the learning curve and the scores. `module` gets the weights.
+
+    The processes end with this one, however it ends: at Ctrl-C too. Raises the `UserError` that they meet.
+    """
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy=BACKEND, precision=precision)
+    quiet()
+    before = set(multiprocessing.active_children())
+    with tempfile.TemporaryDirectory(prefix="airserve-") as folder:
+        result = Path(folder) / "learnt.pt"
+        try:
+            fabric.launch(work, net, task, seed, progress, home, result)
+        except torch.multiprocessing.ProcessExitedException as error:
+            raise ModelError(f"a training process ended: {str(error).splitlines()[0][:120]}.") from None
+        finally:
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+                process.join()
+        found: dict[str, Any] = torch.load(result, weights_only=True)
+    if said := found.get("error"):
+        raise ModelError(said)
+    module.load_state_dict(found["weights"])
+    return found["curve"], found["scores"]
+
+
+def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path, result: Path) -> None:
+    """What each process does: the steps from the data to the test, on one thread; the first says what was found."""
+    from airserve.learn import training
+
+    quiet()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: dict[str, Any] = training.learn_alone(
+                fabric, net, task, seed, progress and fabric.global_rank == 0, home
+            )
+    except UserError as error:
+        found = {"error": str(error)}
+    if fabric.global_rank == 0:
+        torch.save(found, result)
+
+
+def quiet() -> None:
+    """Fabric announces its processes and precision; the bar is enough."""
+    for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
