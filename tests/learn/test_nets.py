@@ -23,7 +23,7 @@ FORMS = {
     "ds-cnn": Form((2_000,), 7),
     "detector": Form((32, 32), 7),
     **dict.fromkeys(("seq2seq", "seq2seq-transformer"), Form((9,), 30, ids=(30,))),
-    **dict.fromkeys(("lstm", "gru", "transformer"), TEXTS),
+    **dict.fromkeys(("lstm", "gru", "transformer", "fasttext"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
 }  # of those that do not take small grey pictures
 LABELS: dict[str, tuple[int, ...]] = dict.fromkeys(

@@ -30,6 +30,8 @@ class Options:
     accumulate: int = 1  # parts in which a batch is computed, where memory is short
     smoothing: float = 0.0  # of labels
     balance: float = 0.0  # of classes: 1 when all count alike however rare
+    resample: float = 0.0  # of rows: 1 when all classes are drawn as often however rare
+    vary: float = 0.0  # of rows of rare classes: part of a text's words hidden, noise in a table, a picture moved
     precision: str = "auto"  # float32, bfloat16 where matrices are multiplied, or what is faster
     layout: str = "channels-last"  # of pictures in memory, or contiguous
     lasso: float = 0.0  # nats per sum of the weights' sizes (L1); a Config's `decay` is the squared one (L2)
@@ -37,6 +39,11 @@ class Options:
     def stated(self) -> dict[str, Any]:
         """Those that are not the default, so that a new option leaves old recipes as they are."""
         return {key: value for key, value in asdict(self).items() if value != getattr(Options, key)}
+
+
+def unbalanced(options: Options) -> Options:
+    """The same without what is done for rare classes."""
+    return replace(options, balance=0.0, resample=0.0, vary=0.0)
 
 
 def read_net(net: str) -> tuple[str, Any, Options]:

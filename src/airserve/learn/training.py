@@ -17,9 +17,10 @@ import numpy as np
 
 from airserve.catalog import nets, tasks
 from airserve.errors import UserError
-from airserve.learn.metrics import Metric
+from airserve.learn.metrics import Metric, recalls
 from airserve.learn.nets import ANSWERS, Form
 from airserve.learn.progress import bar
+from airserve.learn.scoring import top
 from airserve.learn.tasks import Baseline, Data, Split, TaskError
 from airserve.model import Array, Engine, Model, ModelError, Samples
 from airserve.registry import Registry
@@ -29,13 +30,14 @@ try:
     from lightning_fabric import Fabric
     from torch import Tensor, nn
 
+    from airserve.learn.balancing import draw, rare, vary
     from airserve.learn.checkpoints import Checkpoint
-    from airserve.learn.curves import draw
+    from airserve.learn.curves import draw as draw_curve
     from airserve.learn.distributing import spread
     from airserve.learn.exporting import export_all
     from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
     from airserve.learn.optimizers import optimizer
-    from airserve.learn.recipe import Options, digest, read_net
+    from airserve.learn.recipe import Options, digest, read_net, unbalanced
     from airserve.learn.schedules import OneCycle
     from airserve.learn.threads import fastest
 except ModuleNotFoundError as error:
@@ -104,7 +106,7 @@ def train(
     finally:
         torch.set_num_threads(before)
     words = registry.store("\n".join(data.words).encode(), ".txt") if data.words else None
-    picture = registry.store(draw(f"{name} on {task}", curve, data.metric.name).encode(), ".svg")
+    picture = registry.store(draw_curve(f"{name} on {task}", curve, data.metric.name).encode(), ".svg")
     lineage = {
         "net": name,
         "settings": {**asdict(config), **options.stated()},
@@ -124,12 +126,37 @@ def train(
         "epochs": len(curve),
         "curve": curve,
         "picture": f"{picture.parent.name}/{picture.name}",
+        **recall(name, config, options, task, data, seed, graphs, registry),
         "baseline": asdict(baseline(task, data, registry)),
         **({"words": f"{words.parent.name}/{words.name}"} if words else {}),
     }
     model = register(f"{name}-{data.short}", graphs, data.samples, scores, lineage, registry)
     checkpoint.remove()
     return model
+
+
+def recall(
+    name: str,
+    config: Any,
+    options: Options,
+    task: str,
+    data: Data,
+    seed: int,
+    graphs: Mapping[str, bytes],
+    registry: Registry,
+) -> dict[str, Any]:
+    """Of each class the share of the test split's rows that the graph finds; nothing where answers are no classes.
+
+    For a net that was trained for rare classes' sake also that of its twin without, where the registry has it.
+    """
+    if not data.classes or data.answer != "row" or "" not in graphs:
+        return {}
+    found = recalls(top(Engine(graphs[""]), data.test.inputs), data.test.labels, len(data.classes))
+    stated: dict[str, Any] = {"recall": dict(zip(data.classes, found, strict=True))}
+    if (plainly := unbalanced(options)) != options:
+        twin = registry.trained(digest(name, config, plainly, task, data.fingerprint, seed))
+        stated["recall_without"] = twin.lineage.get("recall") if twin else None
+    return stated
 
 
 def register(
@@ -411,6 +438,7 @@ def fit(
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     alone = fabric.world_size == 1
+    seldom = rare(labels, prepared.form.outputs) if learner.options.vary else torch.zeros(0)
     keeps_last = getattr(learner.module, "keeps_last", False)
     if checkpoint and (state := checkpoint.load()):
         learner.restore(state)
@@ -423,12 +451,15 @@ def fit(
             if exhausted(curve) and not keeps_last:
                 break
             learner.module.train()
-            rows = torch.cat([torch.randperm(len(labels), generator=order) for _ in range(prepared.passes)])
+            rows = torch.cat([draw_rows(labels, prepared, learner.options, order) for _ in range(prepared.passes)])
             rows = rows.to(fabric.device)
             seen = torch.zeros(steps, device=fabric.device)
             for step in range(steps):
                 chosen = rows[step * config.batch : (step + 1) * config.batch][fabric.global_rank :: fabric.world_size]
-                seen[step] = take_step(fabric, learner, inputs[chosen], labels[chosen])
+                taken = inputs[chosen]
+                if learner.options.vary:
+                    taken = vary(taken, seldom[labels[chosen]], learner.options.vary, order)
+                seen[step] = take_step(fabric, learner, taken, labels[chosen])
                 if step % LOOK == 0 or step == steps - 1:
                     whole = seen[: step + 1] if alone else fabric.all_reduce(seen[: step + 1], reduce_op="mean")
                     refuse_divergence(whole, epoch, curve, config.rate, checkpoint)
@@ -448,6 +479,13 @@ def fit(
         raise ModelError(f"training diverged, its validation loss is {curve[-1]['loss']}: lower rate={config.rate}.")
     learner.module.load_state_dict(best)
     return curve
+
+
+def draw_rows(labels: Tensor, prepared: Prepared, options: Options, order: torch.Generator) -> Tensor:
+    """The order of one pass over the train split, or rows that are drawn so that rare classes come more often."""
+    if options.resample:
+        return draw(labels, prepared.form.outputs, options.resample, order)
+    return torch.randperm(len(labels), generator=order)
 
 
 def exhausted(curve: Sequence[dict[str, float]]) -> bool:
