@@ -45,7 +45,7 @@ def made(tmp_path_factory, graphs):
     keys = {
         "plant": new_key(file, "plant"),
         "admin": new_key(file, "admin", admin=True),
-        "tail": new_key(file, "tail", models=["tail"]),
+        "tail": new_key(file, "tail", models=["tail"], slice="video"),
         "slow": new_key(file, "slow", rate_hz=1.0, burst=3),
     }
     public = json.loads(RSAAlgorithm.to_jwk(RSA.public_key()))
@@ -211,6 +211,32 @@ def test_metrics_are_prometheus_and_add_up(made):
     assert grown("airserve_request_duration_seconds_count", "whole", None) == 7
     assert grown("airserve_request_duration_seconds_bucket", "whole", "+Inf") == 7
     assert grown("airserve_compute_seconds_total", "whole", None) > 0
+
+
+def test_what_each_tenant_asks_and_is_refused_is_counted_with_its_slice(made):
+    ask, keys = made
+
+    def samples():
+        families = text_string_to_metric_families(ask("/metrics", keys["admin"])[1])
+        return {
+            (s.name.removeprefix("airserve_tenant_"), s.labels["tenant"], s.labels["slice"]): s.value
+            for family in families
+            for s in family.samples
+            if "tenant" in s.labels
+        }
+
+    before = samples()
+    for _ in range(5):
+        assert ask("/v2/models/tail", keys["tail"])[0] == 200
+    statuses = [ask("/v2", keys["slow"])[0] for _ in range(8)]
+    after = samples()
+    grown = {key: after[key] - before[key] for key in after}
+    assert grown["requests_total", "tail", "video"] == 5
+    assert grown["refused_total", "tail", "video"] == 0
+    assert grown["requests_total", "slow", ""] == 8
+    assert grown["refused_total", "slow", ""] == statuses.count(429) > 0
+    assert grown["requests_total", "admin", ""] == 1
+    assert grown["requests_total", "plant", ""] == 0
 
 
 def test_the_log_is_json_and_names_the_request(made):

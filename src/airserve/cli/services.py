@@ -36,6 +36,7 @@ def serve(
     cache_mb: Annotated[int, typer.Option(min=1, help="Memory for their KV caches, in each worker.")] = 1024,
     knowledge: Annotated[str, typer.Option(help="A folder for knowledge bases and assistants (CAMARA).")] = "",
     access_log: Annotated[bool, typer.Option("--access-log", help="A line of JSON for every request.")] = False,
+    otel: Annotated[bool, typer.Option("--otel", help="Spans for OpenTelemetry, by OTLP (extra `otel`).")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
     from airserve.serve.configuration import Configuration
@@ -64,6 +65,7 @@ def serve(
             cache_mb=cache_mb,
             knowledge=knowledge,
             access_log=access_log,
+            otel=otel,
         )
     )
 
@@ -102,9 +104,13 @@ def key(
     rate_hz: Annotated[float | None, typer.Option(min=0.001, help="Requests a second.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May load and unload models.")] = False,
+    slice_: Annotated[str, typer.Option("--slice", help="On which its devices come: a label of its metrics.")] = "",
 ) -> None:
     """Make a key for `airserve serve`; it is shown once."""
     from airserve.serve.guarding import new_key
 
-    limits = {"models": models or None, "rate_hz": rate_hz, "concurrency": concurrency, "admin": admin or None}
+    limits = {
+        "models": models or None, "rate_hz": rate_hz, "concurrency": concurrency, "admin": admin or None,
+        "slice": slice_ or None,
+    }  # fmt: skip
     out.print(new_key(to, tenant, **limits), highlight=False, markup=False)

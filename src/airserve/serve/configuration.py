@@ -41,6 +41,7 @@ class Configuration:
     tls_key: str = ""
     queue: int = 256  # requests of a worker that may wait
     access_log: bool = False  # a line for every request
+    otel: bool = False  # spans for OpenTelemetry, sent where its environment variables say
     deadline_s: float = 30.0  # where a request names none
     running: int = Bounds.running  # sequences that a language model of a worker generates side by side
     knowledge: str = ""  # a folder for knowledge bases and assistants

@@ -48,6 +48,14 @@ def exposition(service: Service) -> bytes:
     speaking = [s.language is not None for s in service.served]
     tallied = [s.table.tallies.tallied(s.slot) for s in service.served]
     lines.extend(exposed([(of, t) for (of, _), t, says in zip(counted, tallied, speaking, strict=True) if says]))
+    if service.guard is not None:
+        asked, refused = [], []
+        for tenant, requests_, refused_ in service.guard.counted():
+            of = f'tenant="{_escaped(tenant.name)}",slice="{_escaped(tenant.slice)}"'
+            asked.append((of, float(requests_)))
+            refused.append((of, float(refused_)))
+        say("airserve_tenant_requests_total", "counter", "Requests with a tenant's key, whatever the path.", asked)
+        say("airserve_tenant_refused_total", "counter", "Those beyond the tenant's rate or concurrency.", refused)
     say("airserve_start_time_seconds", "gauge", "When the service began, Unix time.", [("", service.table.begun_s)])
     return ("\n".join(lines) + "\n").encode()
 

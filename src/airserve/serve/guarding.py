@@ -22,6 +22,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+import numpy as np
+
 from airserve.contract import from_plain, to_plain
 from airserve.serve.configuration import Configuration, ConfigurationError
 
@@ -57,6 +59,7 @@ class Tenant:
     burst: int = 10  # requests that may come at once, above the rate
     concurrency: int = 0
     admin: bool = False  # may load and unload models
+    slice: str = ""  # on which its devices come, where that is known: a label of what is counted
 
 
 class Admitted(NamedTuple):
@@ -119,6 +122,8 @@ class Guard:
         self._shared = mmap.mmap(-1, 8 * count * (1 + c.workers) + 8)
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
         self._count, self._workers = count, c.workers
+        # What each thread of each worker has counted of every tenant: asked, and refused for its limits.
+        self._counts = np.frombuffer(mmap.mmap(-1, 8 * 4 * count * c.workers)).reshape(2 * c.workers, 2, count)
         self.lock = Lock(self._cells[-1:])
 
     def admit(self, headers: Mapping[bytes, bytes]) -> Admitted:
@@ -139,13 +144,17 @@ class Guard:
             return Admitted(self.tenants[place], place, time.monotonic() + min(left_s, RECHECK_S))
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
-    def allowance(self, admitted: Admitted, worker: int) -> Allowance | None:
-        """What a tenant may still ask of this worker; None where it has no limits."""
+    def counted(self) -> list[tuple[Tenant, int, int]]:
+        """Every tenant, the requests that it made since the service began, and those refused for its limits."""
+        total = self._counts.sum(axis=0).astype(int).tolist()
+        return list(zip(self.tenants, *total, strict=False))
+
+    def allowance(self, admitted: Admitted, worker: int, aside: bool = False) -> Allowance:
+        """What a tenant may still ask of this worker; it is counted, by the loop's thread or `aside` of it another."""
         tenant, place, _ = admitted
-        if not tenant.rate_hz and not tenant.concurrency:
-            return None
+        counts: Any = memoryview(self._counts[2 * worker + aside].reshape(-1))[place :: self._count]
         under_way = [self._count * (1 + w) + place for w in range(self._workers)]
-        return Allowance(tenant, self._cells, place, under_way, under_way[worker], self.lock)
+        return Allowance(tenant, self._cells, place, under_way, under_way[worker], self.lock, counts)
 
     def bury(self, worker: int, pid: int) -> None:
         """Forget what a worker that died had under way, and free the lock where it held it."""
@@ -184,21 +193,32 @@ class Lock:
 class Allowance:
     """What a tenant may still ask, counted for all workers, as one of them asks it."""
 
-    __slots__ = ("_cells", "_each_s", "_limit", "_lock", "_own", "_place", "_spare_s", "_tenant", "_under_way")
+    __slots__ = (
+        "_cells", "_counts", "_each_s", "_lock", "_own", "_place", "_spare_s", "_tenant", "_under_way", "limit"
+    )  # fmt: skip
 
     def __init__(
-        self, tenant: Tenant, cells: memoryview[float], place: int, under_way: list[int], own: int, lock: Lock
+        self,
+        tenant: Tenant,
+        cells: memoryview[float],
+        place: int,
+        under_way: list[int],
+        own: int,
+        lock: Lock,
+        counts: memoryview[float],
     ) -> None:
+        self._counts = counts  # requests, and those refused
         self._tenant, self._cells, self._place, self._lock = tenant, cells, place, lock
         self._under_way, self._own = under_way, own  # where each worker counts, and this one
-        self._limit = tenant.concurrency
+        self.limit = tenant.concurrency  # of requests under way, 0: none
         self._each_s = 1 / tenant.rate_hz if tenant.rate_hz else 0.0
         self._spare_s = (max(1, tenant.burst) - 1) * self._each_s + 1e-9
 
     def take(self, now_s: float) -> None:
         """Count a request against the rate. Raises `TooMany`, also where as many are under way as may be."""
         cells, place = self._cells, self._place
-        if self._limit and sum([cells[at] for at in self._under_way]) >= self._limit:
+        self._counts[0] += 1.0
+        if self.limit and sum([cells[at] for at in self._under_way]) >= self.limit:
             raise self._too_many()
         if self._each_s:
             held = self._lock.hold()
@@ -208,15 +228,16 @@ class Allowance:
                 cells[place] = (due_s if early_s > 0 else now_s) + self._each_s
             self._lock.free(held)
             if early_s > self._spare_s:
+                self._counts[1] += 1.0
                 sentence = f"{self._tenant.name} may ask {self._tenant.rate_hz:g} times a second; ask again later."
                 raise TooMany(sentence, early_s - self._spare_s)
 
     def enter(self) -> None:
         """Count a request that is under way until `leave`. Raises `TooMany`."""
-        if self._limit:
+        if self.limit:
             cells = self._cells
             held = self._lock.hold()
-            full = sum([cells[at] for at in self._under_way]) >= self._limit
+            full = sum([cells[at] for at in self._under_way]) >= self.limit
             if not full:
                 cells[self._own] += 1.0
             self._lock.free(held)
@@ -224,11 +245,12 @@ class Allowance:
                 raise self._too_many()
 
     def leave(self) -> None:
-        if self._limit:
+        if self.limit:
             self._cells[self._own] -= 1.0
 
     def _too_many(self) -> TooMany:
-        return TooMany(f"{self._tenant.name} may have {self._limit} requests under way; wait for an answer.", 0.1)
+        self._counts[1] += 1.0
+        return TooMany(f"{self._tenant.name} may have {self.limit} requests under way; wait for an answer.", 0.1)
 
 
 @final

@@ -20,6 +20,7 @@ from airserve.contract import Deployment, SiteProcess, from_plain
 from airserve.model import Array, ModelError, Signature, Tensor
 from airserve.serve.batching import Workers
 from airserve.serve.gathering import Gatherer
+from airserve.serve.guarding import Guard
 from airserve.serve.metering import Table
 from airserve.serve.served import BadInput, Served, failure
 from airserve.timing import Timing
@@ -70,6 +71,7 @@ class Service:
         self.deadline_s = DEADLINE_S
         self.knowledge = ""  # a folder for knowledge bases and assistants, where some are kept
         self.models: Models | None = None  # None: as its deployment says
+        self.guard: Guard | None = None  # who may ask, and what each has asked; None: anybody
         self.generation = 0  # of what is offered: what was worked out for another holds no longer
         self._offered: dict[str, dict[str, Served]] = {}
         self._aliases: dict[str, dict[str, str]] = {}

@@ -9,7 +9,7 @@ import json
 import signal
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -18,15 +18,18 @@ from airserve import catalog
 from airserve.contract import SiteProcess, from_plain
 from airserve.errors import UserError
 from airserve.model import ModelError
-from airserve.serve import offering, recording
+from airserve.serve import offering, recording, tracing
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Guard
 from airserve.serve.metering import Table
 from airserve.serve.offering import Offer
+from airserve.serve.protocols import _http
 from airserve.serve.served import Served
 from airserve.serve.service import Service
 
 DRAIN_S = 10.0
+
+Wrap = Callable[[_http.Answer, _http.Failed], _http.Answer]
 
 
 def run(
@@ -65,7 +68,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     service = Service(SiteProcess(configuration.name, configuration.host, configuration.port, 1, ()), table, number)
     models = Models(service, configuration, await asyncio.open_connection(sock=line))
-    service.models = models
+    service.models, service.guard = models, guard
     models.prepare(offers, moved)
     models.turn()
     models.say(say="loaded")
@@ -80,7 +83,8 @@ async def _serve(
     service.knowledge = configuration.knowledge
     c = configuration
     recording.record(c.access_log)
-    wrap = recording.recorded if c.access_log else None
+    spans = tracing.Spans(c.name) if c.otel else None
+    wrap = _wraps(*([spans.traced] if spans else []), *([recording.recorded] if c.access_log else []))
     listener = await catalog.protocols["oip"].listen(
         service, c.host, c.port, share=True, tls=_tls(c), guard=guard, wrap=wrap
     )
@@ -95,6 +99,19 @@ async def _serve(
     await asyncio.gather(*(one.drain(DRAIN_S) for one in listeners))
     following.cancel()
     service.close()
+    if spans is not None:
+        await asyncio.to_thread(spans.flush)
+
+
+def _wraps(*wraps: Wrap) -> Wrap | None:
+    """What stands between requests and answers, the first inmost; None where nothing does."""
+
+    def whole(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
+        for wrap in wraps:
+            answer = wrap(answer, failed)
+        return answer
+
+    return whole if wraps else None
 
 
 async def _grpc(service: Service, configuration: Configuration, guard: Guard | None) -> Any:

@@ -68,8 +68,7 @@ class Entry:
         respond = self._respond = find(head)(service, head)
         if guard is not None and self._admitted is not None:
             self._allowance = guard.allowance(self._admitted, service.worker)
-            if self._allowance is not None:
-                respond = self._limited
+            respond = self._limited
         self._inner = respond
         identity = head.headers.get(b"x-request-id", b"")
         self._echo = b"\r\nX-Request-Id: " + identity if REQUEST_ID.fullmatch(identity) else b""
@@ -90,7 +89,7 @@ class Entry:
         assert allowance is not None
         allowance.take(arrived_s)
         answer = self._respond(body, arrived_s)
-        if type(answer) is Pending or isinstance(answer, bytes):
+        if type(answer) is Pending or isinstance(answer, bytes) or not allowance.limit:
             return answer
         try:
             allowance.enter()

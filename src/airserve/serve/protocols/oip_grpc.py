@@ -177,7 +177,7 @@ class _Methods:
             admitted = self._guard.admit({key.encode(): _bytes(value) for key, value in metadata.items()})
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            found = self._known[given] = admitted, self._guard.allowance(admitted, self._service.worker)
+            found = self._known[given] = admitted, self._guard.allowance(admitted, self._service.worker, aside=True)
         if found[1] is not None:
             found[1].take(now_s)
         return found
