@@ -6,6 +6,8 @@ from math import log10, pi
 import numpy as np
 import pytest
 
+from airserve.network import path_loss
+
 GHZ = 3.5
 UE_M, GNB_M = 1.5, {"umi": 10.0, "uma": 25.0, "rma": 35.0, "inh": 3.0, "sl": 1.5, "dl": 1.5, "sh": 8.0, "dh": 8.0}
 
@@ -109,3 +111,14 @@ def test_the_generator_takes_the_formulas(scenario, sight):
     for d, loss_db in zip(np.hypot(flat_m, GNB_M[scenario] - UE_M), found, strict=True):
         los, nlos = (formula(d) for formula in LOSS[scenario])
         assert loss_db == pytest.approx(los if sight else max(los, nlos), abs=0.01)
+
+
+@pytest.mark.parametrize("scenario", LOSS)
+def test_the_map_for_devices_that_walk_takes_the_formulas(scenario):
+    """From antenna to antenna over 15 m to 3 km on the ground; without sight, never less than with it."""
+    name = scenario if scenario in ("umi", "uma", "rma", "inh") else f"inf-{scenario}"
+    distance_m = np.hypot([15.0, 40.0, 90.0, 400.0, 3000.0], GNB_M[scenario] - UE_M)
+    found = path_loss.path_loss_db(name, distance_m, GNB_M[scenario], GHZ)
+    for d, los_db, nlos_db in zip(distance_m, *found, strict=True):
+        los, nlos = (formula(d) for formula in LOSS[scenario])
+        assert (los_db, nlos_db) == pytest.approx((los, max(los, nlos)), abs=0.001)

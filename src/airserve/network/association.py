@@ -112,7 +112,15 @@ def over_noise(cell: Cell, trace: radio.Trace, loss_db: Array) -> tuple[Array, f
 
     And the factor from there to what 23 dBm of the device, spread over the carrier, is at one port of the cell.
     """
-    made, band_db = trace.made_by, 10 * log10(frame.SUBCARRIERS * cell.prbs * cell.scs_khz * 1e3)
-    down_db = made["gnb_power_dbm"] - loss_db - (NOISE_DBM_HZ + made["ue_noise_figure_db"] + band_db)
+    made = trace.made_by
+    down_db = without_loss_db(cell, trace) - loss_db
     up_over_down_db = (POWER_DBM - NOISE_FIGURE_DB) - (made["gnb_power_dbm"] - made["ue_noise_figure_db"])
-    return (10 ** (down_db / 10)).astype(np.float32), float(10 ** (up_over_down_db / 10))
+    over = np.ascontiguousarray(10 ** (down_db / 10), np.float32)  # one layout: compiled once
+    return over, float(10 ** (up_over_down_db / 10))
+
+
+def without_loss_db(cell: Cell, trace: radio.Trace) -> float:
+    """A cell's transmission over the noise of a device, in dB, were there no loss between."""
+    band_db = 10 * log10(frame.SUBCARRIERS * cell.prbs * cell.scs_khz * 1e3)
+    made = trace.made_by
+    return float(made["gnb_power_dbm"] - (NOISE_DBM_HZ + made["ue_noise_figure_db"] + band_db))

@@ -7,12 +7,13 @@ cell; what belongs to cells (calendar, lists, books) has a row for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from airserve.model import Array
-from airserve.network import association, radio, uplink
+from airserve.network import association, handover, mobility, radio, uplink
 from airserve.network.buffers import BLOCK, DOWN, NONE, UP, Config, N, State, visible_slot
 from airserve.network.harq import happen as outcomes
 from airserve.network.intake import enqueue
@@ -39,6 +40,8 @@ class Cluster(NamedTuple):
     whole: State  # what they share
     free: Array  # int64 (2,): lists of the blocks and records that are free
     air: Air
+    rules: handover.Rules
+    devices: handover.Devices
     counts: Array  # int64 (marks, cells, 2, 2): PRBs and bytes by direction, at every mark
 
 
@@ -77,10 +80,11 @@ def simulate(t: Cluster, c: Config, w: World, rules: Array, end: int) -> None:
         while w.n[M.events] > 0 and visible_slot(c, w.event[w.heap[0]].at_s) <= slot:
             happen(w, rules)
             flush(t, c, w)
-        if still(t):
+        if still(t) and t.devices.away[0] == 0 and slot < t.devices.next_slot[0]:
             nearest = end if w.n[M.sent] == w.asked.size else visible_slot(c, w.asked[w.n[M.sent]].ready_s)
             if w.n[M.events] > 0:
                 nearest = min(nearest, visible_slot(c, w.event[w.heap[0]].at_s))
+            nearest = min(nearest, t.devices.next_slot[0])
             for k in range(cells):
                 t.n[k, N.slot] = min(nearest, end)
             continue
@@ -93,6 +97,7 @@ def step(t: Cluster, c: Config) -> None:
     """Run one slot of all cells: all schedule, then all is heard."""
     cells, slot = t.n.shape[0], t.n[0, N.slot]
     elements = t.whole.pattern[slot % t.whole.pattern.size].elements
+    move(t, c, slot)
     report(t.whole, c, t.air, slot)
     for k in range(cells):
         t.air.load[k] *= elements[DOWN] == 0
@@ -117,6 +122,31 @@ def step(t: Cluster, c: Config) -> None:
             heard(s, c, t.air, k)
             leave(t, s)
         t.n[k, N.slot] += 1
+
+
+@inner
+def move(t: Cluster, c: Config, slot: int) -> None:
+    """Measurements, handovers and arrivals that are due."""
+    d, a = t.devices, t.air
+    if slot >= d.next_slot[0]:
+        d.next_slot[0] = slot + t.rules.period
+        for ue in range(c.ues):
+            handover.walk_on(t.whole, c, a, t.rules, d, ue)
+            target = handover.better(t.rules, d.loss_db[ue], a.cell[ue], d.since[ue], slot)
+            if target != NONE and not handover.busy(t.whole, ue):
+                s = cell(t, a.cell[ue])
+                take(t, s)
+                handover.go_over(s, c, a, t.rules, d, ue, target)
+                leave(t, s)
+    i = 1
+    while i <= d.away[0]:
+        ue = d.away[i]
+        if slot < d.until[ue]:
+            i += 1
+            continue
+        d.away[i] = d.away[d.away[0]]
+        d.away[0] -= 1
+        handover.arrive(cell(t, a.cell[ue]), c, ue)
 
 
 @inner
@@ -186,9 +216,12 @@ def initial(
     rng = np.random.default_rng(seed)
     trace = trace or radio.load(network.cell)
     there = association.stood(network, trace, len(slice_of), rng)
-    grant, cells, serving = grant or network.cell.grant, len(network.cell_names), there.serving
-    most = int(np.bincount(serving).max())
-    if grant == "sr" and (sentence := uplink.too_many(network.cell, most)):
+    cell_of, walk = network.cell, mobility.stay()
+    if cell_of.speed_kmh:
+        walk = mobility.walks(mobility.ground(cell_of, there, rng), len(slice_of), cell_of.speed_kmh / 3.6, rng)
+        there = replace(there, position_m=walk.place_m.copy(), loss_db=mobility.losses_db(walk))
+    grant, cells, serving = grant or cell_of.grant, len(network.cell_names), there.serving
+    if grant == "sr" and (sentence := uplink.too_many(cell_of, int(np.bincount(serving).max()))):
         raise MacError(sentence)
     c = config_of(network.cell, trace, len(network.slices), len(slice_of), grant, processing, alone=False)
     one = state_of(network, c, np.asarray(slice_of, np.int64), trace, rng, records)
@@ -212,6 +245,18 @@ def initial(
         sinr=np.zeros((cells, 2, BINS), np.int64),
         device=np.zeros((c.ues, 2, 2)),
     )
+    devices = handover.Devices(
+        next_slot=np.array([0 if cell_of.speed_kmh else handover.NEVER]),
+        away=np.zeros(1 + c.ues, np.int64),
+        until=np.full(c.ues, NONE),
+        loss_db=there.loss_db.copy(),
+        own_loss_db=there.own_loss_db,
+        own_open_db=flow["open_db"][: c.ues] + cell_of.alpha * shift_db,
+        since=np.full((c.ues, cells), NONE),
+        left=np.full((c.ues, 2), NONE),
+        books=np.zeros((cells, 3), np.int64),
+        walk=walk,
+    )
     return (
         c,
         Cluster(
@@ -225,6 +270,8 @@ def initial(
             whole=one,
             free=one.n[[N.free_block, N.free_record]],
             air=air,
+            rules=handover.rules(cell_of, association.without_loss_db(cell_of, trace)),
+            devices=devices,
             counts=np.zeros((marks, cells, 2, 2), np.int64),
         ),
         there,

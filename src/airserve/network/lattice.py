@@ -90,8 +90,17 @@ class Hexagons:
         self.sites = [_axes(*site) for site in _hexagon(1.0)]
         self.wrapped = cells_there == 3 * len(self.sites)
         self._number = {site: k for k, site in enumerate(self.sites)}
-        images = [(0, 0), (3, 2), (-2, 5), (-5, 3), (-3, -2), (2, -5), (5, -3)]
-        self._images = images if self.wrapped else images[:1]
+        shifts = [(0, 0), (3, 2), (-2, 5), (-5, 3), (-3, -2), (2, -5), (5, -3)]
+        self._shifts = shifts if self.wrapped else shifts[:1]
+
+    @property
+    def images(self) -> Array:
+        """How far off the images of the layout are, float64 (image, 2), in distances of sites; itself the first.
+
+        >>> Hexagons(57).images.shape, Hexagons(3).images.tolist()
+        ((7, 2), [[0.0, 0.0]])
+        """
+        return np.array([[a + b / 2, b * np.sqrt(3) / 2] for a, b in self._shifts])
 
     def seen(self, home: int, cell: int) -> int:
         """The cell that stands to the first as one cell does to another, or -1 where that is outside of the layout.
@@ -100,7 +109,7 @@ class Hexagons:
         (0, 1, 2)
         """
         (a, b), (x, y) = self.sites[home // 3], self.sites[cell // 3]
-        for u, v in self._images:
+        for u, v in self._shifts:
             place = (x - a + u, y - b + v)
             for _ in range(-home % 3):
                 place = turned(place)

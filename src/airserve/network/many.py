@@ -30,6 +30,8 @@ class Many:
     mbps: Array  # float64 (second, cell, 2), application bytes delivered
     second_s: Array  # float64 (second,): 1, but for the last
     sinr: Array  # int64 (cell, 2, bin): transmissions by whole dB from `interference.LOWEST_DB` on
+    handovers: Array  # int64 (cell, 3): out of it, made, failed, and of those made back to the cell left within 1 s
+    position_m: Array  # float64 (ue, 2): at the end
     device_sinr_db: Array  # float64 (ue, 2): mean in dB; nan where nothing was sent
 
     def rows(self) -> list[dict[str, Any]]:
@@ -41,6 +43,7 @@ class Many:
             {
                 "name": name,
                 "devices": int(devices[k]),
+                "handovers": dict(zip(("made", "failed", "ping_pong"), self.handovers[k].tolist(), strict=True)),
                 **{
                     way: {
                         "share_used": round(float(share[k, d]), 6),

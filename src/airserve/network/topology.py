@@ -86,6 +86,11 @@ class Cell(Description):
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
     ue_capability: Literal[1, 2] = 1  # processing times of devices, TS 38.214 5.3 and 6.4
     target_bler: float = Field(0.1, gt=0, lt=1)
+    speed_kmh: float = Field(0.0, ge=0, le=120)  # of devices that walk from cell to cell; 0: they stay where they are
+    handover_offset_db: float = Field(3.0, ge=-15, le=15)  # event A3, TS 38.331 5.5.4.4
+    handover_hysteresis_db: float = Field(1.0, ge=0, le=15)
+    time_to_trigger_ms: float = Field(160.0, ge=0, le=5120)
+    interruption_ms: float = Field(50.0, ge=0, le=2000)  # of a handover, TS 38.133 6.1.1
 
     @model_validator(mode="before")
     @classmethod
@@ -343,6 +348,11 @@ class Network(Description):
                         f"cells {self.cells[0].name} and {other.name} have {key} {first[key]} and {value}; cells stand "
                         "side by side on one carrier, so give all the same, or study them one by one"
                     )
+        if len(names) == 1 and self.cell.speed_kmh:
+            raise ValueError(
+                f"speed_kmh {self.cell.speed_kmh:g} moves devices from cell to cell, and {names[0]} is alone; leave it "
+                "out (the fading of a walk is in the trace), or add cells"
+            )
         if len(names) > (most := places(self.cell.scenario)):
             raise ValueError(f"{len(names)} cells are given; the layout of {self.cell.scenario} has {most} places")
         return self

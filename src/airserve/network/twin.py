@@ -256,6 +256,8 @@ class _Cells:
             np.diff(t.counts[:, :, 1], axis=0) * 8e-6 / (np.diff(marks) * one.slot_s)[:, None, None],
             np.diff(marks) * one.slot_s,
             t.air.sinr.copy(),
+            t.devices.books.copy(),
+            t.devices.walk.place_m.copy() if self._network.cell.speed_kmh else self._there.position_m,
             t.air.device[..., 0] / np.where(t.air.device[..., 1] > 0, t.air.device[..., 1], np.nan),
         )
 
