@@ -85,3 +85,28 @@ def test_a_browser_draws_it(found, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "CONSOLE" not in done.stderr  # no error, and the policy refused nothing
     assert done.stdout.count("<canvas") == len(FLOWS) + len(HALL.slices)
+
+
+def test_a_map_of_several_cells():
+    """Every device is drawn once, in the colour of its SINR, and the table says what the summary says."""
+    hall = HALL.model_dump()
+    hall["cells"][0] |= {"trps": 4, "speed_kmh": 20}
+    net, flows = Network.model_validate(hall), [FLOWS[0]]
+    outcome = twin.run(net, flows, until_s=3, seed=1)
+    page = contents("hall", net, flows, outcome, {}, 3, 1)
+    assert len(page["map"]["devices"]) == 5
+    assert [one["name"] for one in page["map"]["cells"]] == ["hall-1", "hall-2", "hall-3", "hall-4"]
+    html = render(page)
+    assert 'aria-label="map of 4 cells and 5 devices"' in html
+    shown = html.split("<h2>Cells and devices</h2>")[1].split("</svg>")[0]
+    assert len(re.findall(r"<circle", shown)) == 5
+    assert shown.count('class="mast"') == 4
+    for (_, _, k, db), drawn in zip(page["map"]["devices"], re.findall(r'class="sinr-(\w+)"', shown), strict=True):
+        assert drawn == ("none" if db is None else str(sum(db >= step for step in (0, 7, 14, 21, 28))))
+        assert 0 <= k < 4
+    for row in outcome.summary()["cells"]:
+        assert f'<td>{row["name"]}</td><td class="n">{row["devices"]}</td>' in html
+    assert render(contents("hall", net, flows, twin.run(net, flows, until_s=3, seed=1), {}, 3, 1)) == html
+    assert "Cells and devices" not in render(
+        contents("hall", HALL, [], twin.run(HALL, [], until_s=1, seed=1), {}, 1, 1)
+    )

@@ -14,7 +14,7 @@ from airserve.network.topology import Network
 from airserve.network.traffic import Flow
 from airserve.network.twin import Outcome
 from airserve.place.judging import verdict
-from airserve.web import words
+from airserve.web import cells, words
 from airserve.web.page import page, write
 from airserve.web.sections import Safe, table, text
 from airserve.web.view import blocks
@@ -55,6 +55,7 @@ def contents(
             }
             for given, one in zip(network.slices, outcome.slices, strict=True)
         ],
+        **({"map": cells.seen(outcome.many)} if outcome.many is not None else {}),
     }
 
 
@@ -123,6 +124,7 @@ def render(found: dict[str, Any]) -> str:
             "services": _services(found),
             "spans": "".join(_spans(one) for one in found["services"]),
             "slices": _slices(found),
+            "map": cells.section(found.get("map", {})),
         },
     )
 
