@@ -90,7 +90,7 @@ def test_a_browser_draws_it(found, tmp_path):
 def test_a_map_of_several_cells():
     """Every device is drawn once, in the colour of its SINR, and the table says what the summary says."""
     hall = HALL.model_dump()
-    hall["cells"][0] |= {"trps": 4, "speed_kmh": 20}
+    hall["cells"] = [{**hall["cells"][0], "trps": 4, "speed_kmh": 20}]
     net, flows = Network.model_validate(hall), [FLOWS[0]]
     outcome = twin.run(net, flows, until_s=3, seed=1)
     page = contents("hall", net, flows, outcome, {}, 3, 1)
