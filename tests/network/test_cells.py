@@ -238,6 +238,8 @@ def test_what_cannot_be():
             Network.model_validate({"cells": cells_given, **other})
     with pytest.raises(MacError, match="the emulator and a booking hold one cell"):
         Mac(several(2), [0], seed=1)
+    with pytest.raises(MacError, match="need at least one device"):
+        twin.run(several(2), [], until_s=1, seed=1)
     bare = Trace("umi", 0.01, *(np.full((1, 1, 1), 20.0),) * 2, np.zeros((1, 3), np.float32), MADE_BY)
     with pytest.raises(TraceError, match="has no losses to other cells"):
         cluster.initial(several(2, "umi"), [0], seed=1, trace=bare)

@@ -107,6 +107,5 @@ def test_a_map_of_several_cells():
     for row in outcome.summary()["cells"]:
         assert f'<td>{row["name"]}</td><td class="n">{row["devices"]}</td>' in html
     assert render(contents("hall", net, flows, twin.run(net, flows, until_s=3, seed=1), {}, 3, 1)) == html
-    assert "Cells and devices" not in render(
-        contents("hall", HALL, [], twin.run(HALL, [], until_s=1, seed=1), {}, 1, 1)
-    )
+    alone = contents("hall", HALL, flows, twin.run(HALL, flows, until_s=1, seed=1), {}, 1, 1)
+    assert "Cells and devices" not in render(alone)

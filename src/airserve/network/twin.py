@@ -15,7 +15,7 @@ from airserve.network import cluster, transport
 from airserve.network.buffers import DOWN, UP, N
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.headers import PACKET_BYTES
-from airserve.network.mac import Grant, initial, prbs_there
+from airserve.network.mac import Grant, MacError, initial, prbs_there
 from airserve.network.many import Many
 from airserve.network.passage import (
     ARRIVED,
@@ -229,6 +229,8 @@ class _Cells:
     """The radio of a network of several cells."""
 
     def __init__(self, network: Network, slice_of: Sequence[int], **given: Any) -> None:
+        if not slice_of:
+            raise MacError(f"cells {', '.join(network.cell_names)} need at least one device, and none was given.")
         self.config, self._cluster, self._there = cluster.initial(network, slice_of, **given)
         self._network, self._first = network, self._there.serving
 
