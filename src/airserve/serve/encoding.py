@@ -18,6 +18,7 @@ from airserve.serve.tokenizing import HuggingFace
 POOLED, LAYERS = "sentence_embedding", ("last_hidden_state", "token_embeddings")
 TAKES = {"input_ids", "attention_mask", "token_type_ids"}
 TOGETHER = 16  # texts of like length in one run
+WIDEST = 100  # characters of a token, at most, for a text that is worth reading
 CONTEXT = 512  # tokens of a text, where the model does not say; BERT's
 
 
@@ -53,10 +54,12 @@ class Encoder:
 
     def tokens(self, text: str) -> list[int]:
         """A text's tokens. Raises `BadInput` for a text that is too long."""
-        tokens = self.tokenizer.encode(text)
-        if len(tokens) > self.context:
+        wide = len(text) > WIDEST * self.context  # not worth the time to count its tokens
+        tokens = [] if wide else self.tokenizer.encode(text)
+        if wide or len(tokens) > self.context:
+            said = f"{len(text)} characters" if wide else f"{len(tokens)} tokens"
             raise BadInput(
-                f"the text {text[:40]!r} has {len(tokens)} tokens; {self.name} takes {self.context}: send its parts."
+                f"the text {text[:40]!r} has {said}; {self.name} takes {self.context} tokens: send its parts."
             )
         return tokens
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import onnx
 import pytest
@@ -67,3 +69,25 @@ def test_a_template_reaches_nothing(folder):
     ):  # fmt: skip
         with pytest.raises(BadInput, match="the model's chat template refuses these messages"):
             Template("m", text, {}).render([{"role": "user", "content": "x"}])
+
+
+def test_a_service_without_language_loads_nothing_of_it(graphs):
+    code = (
+        "import sys\nfrom airserve.contract import Endpoint\nfrom airserve.model import Function\n"
+        "import airserve.serve.working, airserve.serve.protocols.oip\nfrom airserve.serve.served import Served\n"
+        f"Served(Endpoint('w', (Function('w', 'model', {str(graphs['whole'])!r}),)))\n"
+        "mine = ('tokenizers', 'jinja2', 'llama_cpp', 'sqlite3', 'airserve.serve.generating', 'torch', 'numba')\n"
+        "print([name for name in mine if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_language_model_is_served_without_torch(reference):
+    code = (
+        "import sys\nfrom airserve.contract import Endpoint\nfrom airserve.model import Function\n"
+        "import airserve.serve.protocols.openai, airserve.serve.protocols.camara\n"
+        "from airserve.serve.served import Served\n"
+        f"Served(Endpoint('g', (Function('g', 'model', {str(reference.path)!r}),)))\n"
+        "print([name for name in ('torch', 'numba', 'onnx', 'pydantic', 'sqlalchemy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

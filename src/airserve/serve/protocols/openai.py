@@ -42,6 +42,7 @@ ERRORS: dict[type[Exception], tuple[int, str | None]] = {
     Closed: (503, None), DeadlineExceeded: (504, "timeout"),
 }  # fmt: skip
 LONG = 20_000  # characters; a longer text is read on another thread, for the loop has others to answer
+WIDEST = 100  # characters of a token, at most, for a prompt that is worth reading
 DONE = event(b"[DONE]")
 log = logging.getLogger(__name__)
 
@@ -153,8 +154,13 @@ class _Generate:
 
     async def _prompts(self, generator: Generator, asked: Asked) -> list[Tokens]:
         tokenizer = generator.tokenizer
+        size = sum(len(message["content"]) for message in asked.messages)
+        for count in (size, *map(len, asked.prompts)):
+            if count > WIDEST * generator.context:  # not worth the time to count its tokens
+                raise BadInput(
+                    f"the prompt cannot fit into the {generator.context} tokens that {generator.name} holds."
+                )
         if asked.messages:
-            size = sum(len(message["content"]) for message in asked.messages)
             return [await _aside(size, lambda: tokenizer.chat(asked.messages))]
         return [
             await _aside(len(prompt), partial(tokenizer.encode, prompt)) if isinstance(prompt, str) else prompt
