@@ -99,6 +99,26 @@ def test_one_that_fails_fails_alone(graphs):
     uvloop.run(run())
 
 
+def test_outputs_of_which_nobody_knows_whose_they_are_are_computed_again(graphs):
+    """A graph may drop rows by what they hold (NonZero, Compress), which its first runs need not show."""
+
+    async def run():
+        service = service_of(graphs)
+        (served,) = service.served
+        work = served.work
+        served.work = lambda ordered: [output[:1] for output in work(ordered)]
+        asker, xs = Asker(), [np.full((1, 4), float(k), "float32") for k in range(3)]
+        for k, x in enumerate(xs):
+            service.gatherer(served).add(asker, k, [x], 1, time.monotonic())
+        await asyncio.sleep(0)
+        for k, x in enumerate(xs):
+            np.testing.assert_allclose(asker.told[k][0], work([x])[0], rtol=1e-5)
+        assert served.table.counted(0).runs == 3
+        service.close()
+
+    uvloop.run(run())
+
+
 def test_a_wait_that_was_asked_for_ends_with_a_full_batch_or_its_time(graphs):
     async def run():
         service = service_of(graphs)

@@ -86,6 +86,8 @@ class Gatherer:
             if len(batch) > 1:
                 inputs = [np.concatenate([one.ordered[k] for one in batch]) for k in range(len(inputs))]
             outputs = served.work(inputs)
+            if len(batch) > 1 and any(output.shape[:1] != (rows,) for output in outputs):
+                raise ValueError("rows went astray")  # nobody knows whose they are
         except Exception as error:
             if len(batch) == 1:
                 explained = served.explained(error)
@@ -99,13 +101,12 @@ class Gatherer:
         queues_s = [begun_s - one.arrived_s for one in batch]
         served.meter.answered_together(queues_s, compute_s, rows)
         asker, each = first.asker, first.rows
-        if len(batch) == 1:
-            asker.answered(first.waiting, outputs, queues_s[0], compute_s)
-        elif rows == each * len(batch) and {one.asker for one in batch} == {asker}:
+        if len(batch) > 1 and rows == each * len(batch) and {one.asker for one in batch} == {asker}:
             asker.answered_alike([one.waiting for one in batch], outputs, queues_s, compute_s)
-        else:
-            at = 0
-            for one, queue_s in zip(batch, queues_s, strict=True):
-                end = at + one.rows
-                one.asker.answered(one.waiting, [output[at:end] for output in outputs], queue_s, compute_s)
-                at = end
+            return
+        at = 0
+        for one, queue_s in zip(batch, queues_s, strict=True):
+            end = at + one.rows
+            own = outputs if len(batch) == 1 else [output[at:end] for output in outputs]
+            one.asker.answered(one.waiting, own, queue_s, compute_s)
+            at = end

@@ -156,14 +156,21 @@ class Form:
         return self._written(outputs, queue_s, compute_s)
 
     def answered(self, waiting: Pending, outputs: list[Array], queue_s: float, compute_s: float) -> None:
-        waiting.settle(self._written(outputs, queue_s, compute_s))
+        try:
+            response = self._written(outputs, queue_s, compute_s)
+        except Exception as error:
+            response = self._failed(error)
+        waiting.settle(response)
 
     def answered_alike(
         self, waiting: Sequence[Pending], outputs: list[Array], queues_s: Sequence[float], compute_s: float
     ) -> None:
-        outputs, each = self._chosen(outputs), self._rows
-        shapes = [(each, *array.shape[1:]) for array in outputs]
-        responses = self._template_of(shapes).write_alike(outputs, queues_s, compute_s)
+        try:
+            outputs, each = self._chosen(outputs), self._rows
+            shapes = [(each, *array.shape[1:]) for array in outputs]
+            responses = self._template_of(shapes).write_alike(outputs, queues_s, compute_s)
+        except Exception as error:
+            responses = [self._failed(error)] * len(waiting)
         for pending, response in zip(waiting, responses, strict=True):
             pending.settle(response)
 
