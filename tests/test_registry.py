@@ -132,7 +132,7 @@ def test_a_failed_registration_leaves_nothing(registry: Registry, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_point", full)  # after row and files are written
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelError, match="cannot be written: No space left on device; nothing was kept"):
         registry.register("double", linear(4.0), samples=SAMPLES, alias="live")
     assert files(registry.home) == before
     assert [model.reference for model in registry.models()] == ["double@1/fp32"]

@@ -103,7 +103,7 @@ class Registry:
 
         All or nothing. The same graph, samples and lineage under the same name and variant are the same version.
         A variant made again replaces the one of its version; an fp32 graph of a version never changes.
-        Raises `ModelError` when the graph is not ONNX, the samples are none, or a name is not usable.
+        Raises `ModelError` when the graph is not ONNX, the samples are none, a name is not usable or the disk is full.
         """
         for word in (name, variant, *([alias] if alias is not None else [])):
             if not NAME.fullmatch(word):
@@ -133,9 +133,11 @@ class Registry:
                     _write(self.home / "samples" / f"{row['samples']}.npz", held, made)
                 if alias is not None:
                     _point(connection, name, alias, row["version"])
-        except BaseException:
+        except BaseException as error:
             for path in made:
                 path.unlink(missing_ok=True)
+            if isinstance(error, OSError | sql.exc.OperationalError):
+                raise _unwritable(self.home, error) from None
             raise
         return self.get(f"{name}@{row['version']}/{variant}")
 
@@ -241,9 +243,12 @@ class Registry:
     def keep(self, key: str, value: Any) -> None:
         """Keep a measured fact, plain data, under a key that names its content, engine and machine."""
         plain = to_plain(value)
-        with self._writer.begin() as connection:
-            connection.execute(FACTS.delete().where(FACTS.c.key == key))
-            connection.execute(FACTS.insert().values(key=key, value=plain))
+        try:
+            with self._writer.begin() as connection:
+                connection.execute(FACTS.delete().where(FACTS.c.key == key))
+                connection.execute(FACTS.insert().values(key=key, value=plain))
+        except sql.exc.OperationalError as error:
+            raise _unwritable(self.home, error) from None
 
     def kept(self, key: str) -> Any | None:
         """The fact kept under a key, or None."""
@@ -253,7 +258,10 @@ class Registry:
     def store(self, data: bytes, suffix: str = "") -> Path:
         """The file that holds these bytes, named by their SHA-256: for heads, tails and what processes read."""
         path = self.home / "files" / f"{hashlib.sha256(data).hexdigest()}{suffix}"
-        _write(path, data, [])
+        try:
+            _write(path, data, [])
+        except OSError as error:
+            raise _unwritable(self.home, error) from None
         return path
 
     def _where(self, condition: sql.ColumnElement[bool]) -> list[Model]:
@@ -310,6 +318,12 @@ def _samples_bytes(samples: Samples | Path | None) -> bytes | None:
         path = Path(folder) / "samples.npz"
         save_samples(samples, path)
         return path.read_bytes()
+
+
+def _unwritable(home: Path, error: OSError | sql.exc.OperationalError) -> ModelError:
+    """The error for a disk that is full, or a folder that may not be written."""
+    reason = error.strerror if isinstance(error, OSError) else str(error.orig)
+    return ModelError(f"the registry in {home} cannot be written: {reason}; nothing was kept.")
 
 
 def _write(path: Path, data: bytes, made: list[Path]) -> None:
