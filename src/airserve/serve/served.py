@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class Served:
     ) -> None:
         self.endpoint = endpoint
         self.name = endpoint.name
+        self.forms: dict[bytes, Any] = {}  # for a protocol: what it has worked out of requests to this version
         self.version = endpoint.version
         self.router = Router((endpoint.next, *endpoint.also)) if endpoint.next else None
         if not endpoint.functions:
@@ -182,6 +183,7 @@ class Served:
         return outputs, self.router.encode(outputs, trace) if self.router else b""
 
     def close(self) -> None:
+        self.forms.clear()  # they hold this version, and with it the engine's memory
         if self.router is not None:
             self.router.close()
         if self.language is not None:

@@ -14,7 +14,6 @@ from functools import lru_cache
 from importlib.metadata import version as version_of
 from typing import Any, final
 from urllib.parse import unquote
-from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -49,7 +48,6 @@ STATUS: dict[type[Exception], int] = {
     Unauthorized: 401, Forbidden: 403, TooMany: 429, Overloaded: 503, DeadlineExceeded: 504, UpstreamLate: 504,
 }  # fmt: skip
 FORMS = 64  # that are kept of a version of a model, for all connections
-KNOWN: WeakKeyDictionary[Served, dict[bytes, Form]] = WeakKeyDictionary()
 log = logging.getLogger(__name__)
 
 
@@ -133,7 +131,7 @@ class _Infer:
         length = head.headers.get(b"inference-header-content-length")
         self._json_bytes = None if length is None else _whole(length)
         self._timeout_s, self._trace = timeout_s(head), trace(head)
-        self._forms = KNOWN.setdefault(self._served, {})
+        self._forms: dict[bytes, Form] = self._served.forms
         self._form: Form | None = None  # of the last JSON request
         self._last = b""
 
