@@ -25,10 +25,14 @@ FORMS = {
     **dict.fromkeys(("seq2seq", "seq2seq-transformer"), Form((9,), 30, ids=(30,))),
     **dict.fromkeys(("lstm", "gru", "transformer", "fasttext"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
+    "gpt": Form((9,), 30, ids=(30,)),
+    "policy": Form((4,), 2),
 }  # of those that do not take small grey pictures
-LABELS: dict[str, tuple[int, ...]] = dict.fromkeys(
-    ("seq2seq", "seq2seq-transformer"), (3, 6)
-)  # their shape for three rows, of nets with an objective; (3,) otherwise
+LABELS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("seq2seq", "seq2seq-transformer"), (3, 6)),
+    "gpt": (3, 9),
+    "policy": (3, 4),
+}  # their shape for three rows, of nets with an objective; (3,) otherwise
 BOXES = torch.tensor([[[1.0, 0, 0, 14, 14], [2, 4, 4, 32, 32]]] * 3)
 
 
@@ -53,7 +57,7 @@ def test_every_net_runs_learns_exports_and_loads(name: str) -> None:
     form = FORMS.get(name, PICTURES)
     net = nets[name].build(nets[name].Config(), form)
     examples = rows(form, 3)
-    mean, std = (None, None) if form.ids else (128.0, 64.0)
+    mean, std = (None, None) if form.ids else (0.0, 255.0) if hasattr(net, "objective") else (128.0, 64.0)
     inputs = normalise(examples, mean, std)
     if hasattr(net, "objective"):
         return of_an_objective(name, net, form, examples, inputs)

@@ -38,6 +38,7 @@ try:
     from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
     from airserve.learn.optimizers import optimizer
     from airserve.learn.recipe import Options, digest, read_net, unbalanced
+    from airserve.learn.reinforcement import play_and_learn
     from airserve.learn.schedules import OneCycle
     from airserve.learn.threads import fastest
 except ModuleNotFoundError as error:
@@ -86,12 +87,16 @@ def train(
             module = build(name, config, prepared, data.answer)
             precision = choose_precision(module, options)
             check_devices(devices, config.batch)
+            games = tasks[task].environment(config.games) if data.answer == "move" else None
+            if games and (devices > 1 or threads == "auto"):
+                raise ModelError(f"{task} is played in one process on one thread; leave devices and threads out.")
             chosen, measured_ms = choose_threads(threads, net, prepared, data.answer)
             if devices > 1:
                 curve, scores = spread(devices, precision, net, task, seed, progress, registry.home, module)
             else:
                 torch.set_num_threads(chosen)
-                curve, scores = learn(launch(precision), module, config, prepared, seed, options, progress, checkpoint)
+                fabric = launch(precision)
+                curve, scores = learn(fabric, module, config, prepared, seed, options, progress, checkpoint, games)
             graphs = export_all(
                 module,
                 prepared.mean,
@@ -111,7 +116,7 @@ def train(
         "net": name,
         "settings": {**asdict(config), **options.stated()},
         "task": task,
-        "classes": data.classes if data.answer == "row" else (),
+        "classes": data.classes if data.answer in ("row", "move") else (),
         "seed": seed,
         "data": data.fingerprint,
         "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
@@ -201,7 +206,10 @@ def baseline(task: str, data: Data, registry: Registry) -> Baseline:
     key = f"baseline {task} {data.fingerprint}"
     if known := registry.kept(key):
         return Baseline(**known)
-    found: Baseline = tasks[task].baseline(data)
+    module = tasks[task]
+    found: Baseline = (
+        module.baseline(data, module.judge(registry)) if hasattr(module, "judge") else module.baseline(data)
+    )
     registry.keep(key, asdict(found))
     return found
 
@@ -277,10 +285,14 @@ def learn(
     options: Options,
     progress: bool,
     checkpoint: Checkpoint | None,
+    games: Any = None,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Steps 3 to 6, from weights drawn to a tested net: the learning curve and the scores."""
+    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores."""
     learner = initialise(fabric, module, config, prepared, seed, options)
-    curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+    if games is None:
+        curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+    else:
+        curve = play_and_learn(fabric, learner, games, config, seed, progress)
     return curve, test(fabric, learner, prepared)
 
 
@@ -323,11 +335,12 @@ def choose_threads(threads: int | str, net: str, prepared: Prepared, answer: str
 def choose_precision(module: nn.Module, options: Options) -> str:
     """How precisely to compute: as the options say, else convolutions in bfloat16 where that is faster.
 
-    On CPUs with AVX-512 or AMX, oneDNN trains convolutions 1.7 times as fast in bfloat16; small matrices gain nothing.
+    On CPUs with AVX-512 or AMX, oneDNN trains convolutions 1.7 times as fast in bfloat16; small matrices gain nothing,
+    so a net of large ones says that it is `wide`.
     """
     if options.precision != "auto":
         return PRECISIONS[options.precision]
-    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules()) or getattr(module, "wide", False)
     fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-mixed" if convolves and fast else "32-true"
 
@@ -391,8 +404,8 @@ def initialise(
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    rule = optimizer(options.optimizer, groups, config.rate)
-    schedule = OneCycle(rule, config.epochs * steps_per_epoch(prepared, config.batch))
+    rule = optimizer(options.optimizer, groups, config.rate, getattr(config, "momentum", None))
+    schedule = OneCycle(rule, config.epochs * getattr(config, "steps", steps_per_epoch(prepared, config.batch)))
     if plain(fabric):
         return Learner(module, module, rule, schedule, choose_loss(module, prepared, options), options)
     wrapped, rule = fabric.setup(module, rule)
@@ -562,6 +575,7 @@ def judge(
 ) -> tuple[float, dict[str, float]]:
     """Mean loss and score of a learner's module, wrapped or not, on rows, in batches and without gradients."""
     module.eval()
+    batch = batch if metric.of_rows else batch // 8
     losses, scores = [], []
     with torch.inference_mode():
         for part, wanted in zip(*(part.split(batch) for part in rows), strict=True):

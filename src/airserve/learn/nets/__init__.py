@@ -7,6 +7,7 @@ A module may say more of itself, where it is not trained or exported so:
 - `answers`, one of `nets.ANSWERS`, where it does not give one answer to a row;
 - `objective(inputs, labels)`, shape (), what training makes small, in place of a loss of its outputs;
 - `keeps_last = True`, where a validation loss tells nothing of how good it is: its last weights are kept;
+- `wide = True`, where its matrices are large enough to be multiplied in bfloat16;
 - `graphs(sense, rows)`, {part: exporting.Graph}, where it becomes several files or has several inputs.
 """
 
@@ -20,6 +21,7 @@ ANSWERS = {
     "text": "a text for each row",
     "boxes": "boxes and what is in each",
     "picture": "pictures like those it has seen",
+    "move": "moves in a game",
 }  # what a task asks for and a net gives
 
 

@@ -2,7 +2,9 @@
 
 Where a score is not a mean over rows of the test split, a task has `assess(parts, data, registry) -> scores by name`,
 the metric's among them: `parts` are the exported graphs as engines, {"": the whole net} for most, and what is scored
-is thus what is served.
+is thus what is served. Where answers are judged by another Model,
+`judge(registry)` gives its engine, and the baseline
+is `baseline(data, engine)`.
 """
 
 import hashlib
@@ -90,14 +92,11 @@ class Data:
         Scores of a Model, of its variants and of its cuts are thus on the same rows, which calibration never sees.
         None where labels are no classes: the platform judges an answer by its largest output, which would say nothing.
         """
-        if not self.classes or self.answer != "row":
+        if not self.classes or self.answer not in ("row", "move"):
             return None
         k = min(CALIBRATION, len(self.validation))
-        return Samples(
-            np.concatenate([self.validation.inputs[:k], self.test.inputs]),
-            np.concatenate([self.validation.labels[:k], self.test.labels]),
-            calibration=k,
-        )
+        labels = np.concatenate([self.validation.labels[:k], self.test.labels]) if self.answer == "row" else None
+        return Samples(np.concatenate([self.validation.inputs[:k], self.test.inputs]), labels, calibration=k)
 
     def check(self) -> None:
         """Raises `TaskError` when there is nothing to learn from: an empty split, or a label that is no class."""
