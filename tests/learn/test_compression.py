@@ -127,3 +127,28 @@ def test_times_are_paired(digits: Model) -> None:
     engine = Engine(digits.path)
     one, other = paired_ms(engine, engine, load_samples(digits.samples_path).inputs)
     assert one == pytest.approx(other, rel=0.5)
+
+
+def test_a_spectrum_stays_in_float(tmp_path: Path, digits: Model) -> None:
+    """What comes before a logarithm is not quantised, the layers after it are; a net without one has no such part."""
+    from airserve.catalog import nets
+    from airserve.learn.exporting import export
+    from airserve.learn.nets import Form
+
+    waves = (1_000 * np.random.default_rng(0).normal(size=(8, 2_000))).astype(np.int16)
+    net = nets["ds-cnn"].build(nets["ds-cnn"].Config(width=16, layers=1), Form((2_000,), 3))
+    path = tmp_path / "waves.onnx"
+    path.write_bytes(export(net, 0.0, 1_000.0, waves))
+    float_ones = set(int8.before_logarithm(path))
+    nodes = {node.name: node for node in onnx.load(path).graph.node}
+    logarithm = next(name for name, node in nodes.items() if node.op_type == "Log")
+    convolutions = [name for name, node in nodes.items() if node.op_type == "Conv"]
+    assert [name in float_ones for name in convolutions] == [True, *[False] * (len(convolutions) - 1)]
+    assert logarithm not in float_ones
+
+    small = onnx.load_from_string(int8.compress(path, waves)).graph
+    maker = {name: node.op_type for node in small.node for name in node.output}
+    fed = {node.name: maker.get(node.input[0]) for node in small.node if node.op_type == "Conv"}
+    assert fed[convolutions[0]] != "DequantizeLinear"
+    assert "DequantizeLinear" in fed.values()
+    assert int8.before_logarithm(digits.path) == []
