@@ -48,7 +48,7 @@ ROWS = [
     Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3, 0.85),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
-    Row("gpt", "brown", 1),
+    Row("gpt,epochs=1", "brown", 1),
     Row("vae", "fashion-generation", 1),
     Row("gan,epochs=2", "fashion-generation", 1),
     Row("policy", "cartpole", 3, 475),
