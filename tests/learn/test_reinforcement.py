@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from airserve.catalog import nets
+from airserve.catalog import nets, tasks
 from airserve.learn.nets import Form
-from airserve.learn.reinforcement import advantages, lessons
+from airserve.learn.reinforcement import JUDGED, SEED_OF_VALIDATION, advantages, episodes, lessons
 from airserve.learn.training import train
 from airserve.model import Engine, load_samples
 from airserve.registry import Registry
@@ -68,3 +68,14 @@ def test_cartpole_is_learnt_better_than_by_chance(tmp_path: Path) -> None:
     held = load_samples(model.samples_path).held()
     assert held.labels is None
     assert Engine(model.path).run([held.inputs])[0].shape == (len(held.inputs), 2)
+
+
+def test_the_best_round_is_kept_where_later_ones_forget(tmp_path: Path) -> None:
+    """Steps far too long: the Model plays as well as the best round did, not as the last."""
+    pytest.importorskip("gymnasium")
+    model = train("policy,epochs=12,rate=1e-1", "cartpole", seed=1, registry=Registry(tmp_path), progress=False)
+    means = [each["mean_return"] for each in model.lineage["curve"]]
+    assert means[-1] < max(means)
+    engine, judging = Engine(model.path), tasks["cartpole"].environment(JUDGED)
+    returns, _ = episodes(lambda rows: engine.run([rows])[0].argmax(axis=1), judging, JUDGED, SEED_OF_VALIDATION)
+    assert returns.mean() == max(means)

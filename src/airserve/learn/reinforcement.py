@@ -19,14 +19,17 @@ if TYPE_CHECKING:  # a task that is played needs no torch to be listed
     from airserve.learn.training import Learner
 
 SEED_OF_EPISODES = 1_000_000  # scored games begin from other states than those of learning
+SEED_OF_VALIDATION = 2_000_000  # and those by which the best round is chosen from others again
+JUDGED = 16  # games after each round
 
 
 def play_and_learn(
-    fabric: "Fabric", learner: "Learner", games: Any, config: Any, seed: int, progress: bool
+    fabric: "Fabric", learner: "Learner", environment: Callable[[int], Any], config: Any, seed: int, progress: bool
 ) -> list[dict[str, float]]:
-    """Rounds of `config.moves` moves in each of the games, a gymnasium vector environment.
+    """Rounds of `config.moves` moves in each of some games, of a gymnasium vector environment made for so many.
 
-    Returns after each round the mean loss, the mean return of the games that ended in it, and CPU-seconds so far.
+    What is learnt can be lost again, so the weights of the round that did best in games of its own are kept. Returns
+    after each round the mean loss, the mean return of these games by the most probable moves, and CPU-seconds so far.
     Raises `ModelError` at the first step whose loss is no number.
     """
     import torch
@@ -34,11 +37,18 @@ def play_and_learn(
     from airserve.learn.training import refuse_divergence, take_step
 
     draws = torch.Generator().manual_seed(seed)
+    games, judging = environment(config.games), environment(JUDGED)
     observed, _ = games.reset(seed=seed)
     curve: list[dict[str, float]] = []
-    gained = np.zeros(games.num_envs)
     fresh = np.zeros(games.num_envs, bool)
-    ended: list[float] = []
+    best, best_mean = learner.module.state_dict(), -np.inf
+
+    def surest(rows: Array) -> Array:
+        with torch.no_grad():
+            logits = learner.module(torch.from_numpy(rows).to(fabric.device))[0]
+        moves: Array = logits.argmax(-1).cpu().numpy()
+        return moves
+
     started_s = time.process_time()
     with bar(progress, "round 1", config.epochs) as report:
         for epoch in range(config.epochs):
@@ -53,9 +63,6 @@ def play_and_learn(
                 took = log_p.gather(1, move)[:, 0].numpy()
                 after, reward, lost, late, _ = games.step(move[:, 0].numpy())
                 played.append([observed, move[:, 0].numpy(), took, value.numpy(), reward, lost, lost | late, fresh])
-                gained += np.where(fresh, 0.0, reward)
-                ended += gained[lost | late].tolist()
-                gained[lost | late] = 0.0
                 observed, fresh = after, lost | late
             with torch.no_grad():
                 state = torch.tensor(observed, dtype=torch.float32, device=fabric.device)
@@ -69,11 +76,15 @@ def play_and_learn(
                 seen += [take_step(fabric, learner, inputs[rows], labels[rows]) for rows in whole.split(config.batch)]
             losses = torch.stack(seen)
             refuse_divergence(losses, epoch, curve, config.rate, None)
-            mean = float(np.mean(ended[-20:])) if ended else 0.0
+            learner.module.eval()
+            mean = float(episodes(surest, judging, JUDGED, SEED_OF_VALIDATION)[0].mean())
+            if mean >= best_mean:
+                best, best_mean = {key: part.clone() for key, part in learner.module.state_dict().items()}, mean
             spent_s = round(time.process_time() - started_s, 2)
             loss = losses.mean().item()
             curve.append({"train_loss": loss, "loss": loss, "mean_return": mean, "cpu_s": spent_s})
             report(f"round {epoch + 1} of {config.epochs}  mean return {mean:.0f}", 1)
+    learner.module.load_state_dict(best)
     return curve
 
 
@@ -107,12 +118,14 @@ def advantages(
     return gains
 
 
-def episodes(policy: Callable[[Array], Array], games: Any, many: int) -> tuple[Array, Array]:
+def episodes(
+    policy: Callable[[Array], Array], games: Any, many: int, seed: int = SEED_OF_EPISODES
+) -> tuple[Array, Array]:
     """Returns of `many` episodes by a policy, observations (n, ...) -> moves (n,), and what was observed in them.
 
     Each game gives as many, its first ones, so that short ones do not count more often.
     """
-    observed, _ = games.reset(seed=SEED_OF_EPISODES)
+    observed, _ = games.reset(seed=seed)
     gained, seen, fresh = np.zeros(games.num_envs), [], np.zeros(games.num_envs, bool)
     ended: list[list[float]] = [[] for _ in range(games.num_envs)]
     each = -(-many // games.num_envs)

@@ -7,7 +7,7 @@ own file (nets/__init__.py): by a `loss` of its outputs, or by an `objective` of
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def train(
             module = build(name, config, prepared, data.answer)
             precision = choose_precision(module, options)
             check_devices(devices, config.batch)
-            games = tasks[task].environment(config.games) if data.answer == "move" else None
+            games = tasks[task].environment if data.answer == "move" else None
             if games and (devices > 1 or threads == "auto"):
                 raise ModelError(f"{task} is played in one process on one thread; leave devices and threads out.")
             chosen, measured_ms = choose_threads(threads, net, prepared, data.answer)
@@ -285,7 +285,7 @@ def learn(
     options: Options,
     progress: bool,
     checkpoint: Checkpoint | None,
-    games: Any = None,
+    games: Callable[[int], Any] | None = None,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores."""
     learner = initialise(fabric, module, config, prepared, seed, options)
