@@ -71,8 +71,8 @@ def overlap(one: Array, other: Array, one_part: float, other_part: float) -> flo
 
     >>> up = np.eye(2, 4) * [[1], [0]]
     >>> right = np.roll(up, 1)
-    >>> overlap(up, up, 1, 1), overlap(up, right, 1, 1), overlap(up, right, 1, 0)
-    (1.0, 0.0, 0.25)
+    >>> [float(overlap(up, *other)) for other in ((up, 1, 1), (right, 1, 1), (right, 1, 0))]
+    [1.0, 0.0, 0.25]
     """
     ports = one.shape[1]
     common = (1.0 - one_part * other_part) / ports
