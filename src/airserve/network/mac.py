@@ -112,7 +112,7 @@ class Mac:
         if (cells := len(network.cell_names)) > 1:
             raise MacError(
                 f"a MAC is that of one cell and this network has {cells}; the emulator and a booking hold one cell, "
-                "several are for the twin: airserve simulate and plan."
+                "several are for the twin: airserve simulate."
             )
         self._config, self._state = initial(
             network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records

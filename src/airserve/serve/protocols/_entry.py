@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import final
 from urllib.parse import unquote
@@ -87,7 +88,7 @@ class Entry:
         """What is answered in this turn of the loop is never under way when another is asked."""
         allowance = self._allowance
         assert allowance is not None
-        allowance.take(arrived_s)
+        allowance.take(time.monotonic())  # others may have been counted since it arrived
         answer = self._respond(body, arrived_s)
         if type(answer) is Pending or isinstance(answer, bytes) or not allowance.limit:
             return answer
