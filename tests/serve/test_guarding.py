@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jwt
 import numpy as np
@@ -27,6 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
+from airserve.serve.protocols._entry import Entry
+from airserve.serve.protocols._head import Head
 
 RSA = rsa.generate_private_key(65537, 2048)
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
@@ -300,6 +303,23 @@ def test_a_rate_lets_through_what_a_bucket_by_hand_does(tmp_path_factory, gaps_s
         except TooMany as error:
             assert tokens < 1 + 1e-6
             assert error.retry_s == pytest.approx((1 - tokens) / rate_hz, abs=1e-5)
+
+
+def test_a_request_that_waited_for_its_turn_was_not_early(tmp_path):
+    """Another worker's is counted between its arrival and its turn: it is judged by the time at which it is counted."""
+    file = tmp_path / "keys.json"
+    key = new_key(file, "a", rate_hz=1000.0, burst=1)
+    guard = Guard(Configuration((), keys=str(file), workers=2))
+    head = Head("POST", b"/v2/models/m/infer", {b"x-api-key": key.encode()})
+    service = SimpleNamespace(generation=0, worker=0)
+    entry = Entry(service, guard, head, lambda head: lambda service, head: lambda body, arrived_s: b"done", None)
+    arrived_s = time.monotonic()
+    time.sleep(0.005)
+    guard.allowance(head.admitted, 1).take(time.monotonic())
+    time.sleep(0.002)
+    assert entry.answer(b"", arrived_s) == b"done"
+    with pytest.raises(TooMany):
+        _ = [entry.answer(b"", arrived_s) for _ in range(3)]
 
 
 def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
