@@ -72,7 +72,7 @@ def test_the_page_says_it_without_scripts(found):
 def test_an_empty_run_has_a_page():
     quiet = [Flow("rare", "bulk", 1, 1e-6, "poisson", site="mast", bytes_up=[1], bytes_down=[1])]
     outcome = twin.run(HALL, quiet, until_s=1, seed=1)
-    assert "1 services, 0 requests." in render(contents("hall", HALL, quiet, outcome, {}, 1, 1))
+    assert "1 service, 0 requests." in render(contents("hall", HALL, quiet, outcome, {}, 1, 1))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -149,7 +149,8 @@ def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
         return f"{which} would not be kept.", f"{passes}. {rest}", "broken"
     if promised:
         return f"{'All promises' if len(promised) > 1 else 'The promise'} would be kept.", rest, "kept"
-    return f"{len(found['services'])} services, {words.count(sent)} requests.", rest, "few"
+    many = len(found["services"])
+    return f"{many} service{'s' * (many != 1)}, {words.count(sent)} request{'s' * (sent != 1)}.", rest, "few"
 
 
 def _services(found: dict[str, Any]) -> Safe:
