@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -13,8 +12,7 @@ import orjson
 from airserve.serve.guarding import Admitted
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
-from airserve.serve.protocols._pending import Pending
-from airserve.serve.protocols._streaming import Stream
+from airserve.serve.protocols._observing import observed
 
 requests = logging.getLogger("airserve.requests")
 KEPT = ("method", "path", "status", "ms", "bytes", "request_id", "traceparent", "tenant")
@@ -72,32 +70,9 @@ def say(
 def recorded(answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
     """An `Answer` that logs each request when it is answered."""
 
-    def told(head: Head, status: int, size: int, arrived_s: float) -> None:
+    def tell(head: Head, status: int, response: bytes, arrived_s: float) -> None:
         header = head.headers
         names = header.get(b"x-request-id", b""), header.get(b"traceparent", b"")
-        say(head.method, head.path, status, arrived_s, size, *names, head.admitted)
+        say(head.method, head.path, status, arrived_s, len(response), *names, head.admitted)
 
-    def said(head: Head, response: bytes, arrived_s: float) -> bytes:
-        told(head, int(response[9:12]), len(response), arrived_s)
-        return response
-
-    async def later(head: Head, waiting: Awaitable[bytes | Stream], arrived_s: float) -> bytes | Stream:
-        try:
-            response = await waiting
-        except Exception as error:
-            response = failed(error)
-        if isinstance(response, Stream):  # nobody counts its bytes
-            response.ended.append(lambda: told(head, 200, 0, arrived_s))
-            return response
-        return said(head, response, arrived_s)
-
-    def answered(head: Head, body: bytes, arrived_s: float) -> _http.Given:
-        try:
-            response = answer(head, body, arrived_s)
-        except Exception as error:
-            response = failed(error)
-        if isinstance(response, Pending):
-            return response.then(lambda whole: said(head, whole, arrived_s))
-        return said(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
-
-    return answered
+    return observed(answer, failed, tell)

@@ -7,14 +7,12 @@ OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME). Attributes have the names of its semant
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
 from typing import Any, final
 
 from airserve.serve.configuration import ConfigurationError
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
-from airserve.serve.protocols._pending import Pending
-from airserve.serve.protocols._streaming import Stream
+from airserve.serve.protocols._observing import observed
 from airserve.timing import TimingError, parse_timing
 
 FLUSH_MS = 1500  # at the end, for spans that were not sent yet
@@ -86,32 +84,12 @@ class Spans:
     def traced(self, answer: _http.Answer, failed: _http.Failed) -> _http.Answer:
         """An `Answer` with a span for each request."""
 
-        def said(head: Head, response: bytes, arrived_s: float) -> bytes:
+        def tell(head: Head, status: int, response: bytes, arrived_s: float) -> None:
             header = response[:HEAD_BYTES].partition(b"\r\n\r\n")[0]
             timing = header.partition(b"\r\nServer-Timing: ")[2].partition(b"\r\n")[0]
-            self.told(head, int(response[9:12]), timing.decode("latin-1"), arrived_s)
-            return response
+            self.told(head, status, timing.decode("latin-1"), arrived_s)
 
-        async def later(head: Head, waiting: Awaitable[bytes | Stream], arrived_s: float) -> bytes | Stream:
-            try:
-                response = await waiting
-            except Exception as error:
-                response = failed(error)
-            if isinstance(response, Stream):
-                response.ended.append(lambda: self.told(head, 200, "", arrived_s))
-                return response
-            return said(head, response, arrived_s)
-
-        def answered(head: Head, body: bytes, arrived_s: float) -> _http.Given:
-            try:
-                response = answer(head, body, arrived_s)
-            except Exception as error:
-                response = failed(error)
-            if isinstance(response, Pending):
-                return response.then(lambda whole: said(head, whole, arrived_s))
-            return said(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
-
-        return answered
+        return observed(answer, failed, tell)
 
 
 def _route(path: str) -> str:
