@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from airserve.learn.tasks import Baseline, Data, Split, TaskError, folders
-from airserve.learn.words import encode, vocabulary
+from airserve.learn.tasks import Baseline, Data, TaskError, folders
+from airserve.learn.texts import parts, tf_idf, with_classes
 from airserve.model import Array
 
 CLASSES = ("ham", "spam")
@@ -25,32 +25,13 @@ CODE = re.compile(r"(?is)<(script|style).*?</\1>|<[^>]*>")
 def load() -> Data:
     """Ids of the words of subject and text. The other lines of a mail's head tell which collection it is from."""
     texts, labels = read(path())
-    validation, test, train = parts(len(texts))
-    words = vocabulary(texts[row] for row in train)
-
-    def split(rows: Array) -> Split:
-        return Split(encode([texts[row] for row in rows], words, LENGTH), labels[rows])
-
-    return Data("spam", CLASSES, split(train), split(validation), split(test), ids=(len(words),), words=words)
+    return with_classes("spam", CLASSES, texts, labels, parts(len(texts), VALIDATION, TEST), LENGTH)
 
 
 def baseline(data: Data) -> Baseline:
     """TF-IDF of words, logistic regression, on the same split and whole texts."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     texts, labels = read(path())
-    _, test, train = parts(len(texts))
-    classifier = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=300))
-    classifier.fit([texts[row] for row in train], labels[train])
-    found = classifier.predict([texts[row] for row in test])
-    return Baseline("TF-IDF and logistic regression", float(np.mean(found == labels[test])))
-
-
-def parts(rows: int) -> list[Array]:
-    """Rows of the validation, the test and the train split, in an order drawn once for all."""
-    return np.split(np.random.default_rng(0).permutation(rows), [VALIDATION, VALIDATION + TEST])
+    return tf_idf(texts, labels, parts(len(texts), VALIDATION, TEST), 10.0)
 
 
 def path() -> Path:

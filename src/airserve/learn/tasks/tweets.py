@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from airserve.learn.tasks import Baseline, Data, Split, TaskError, folders
-from airserve.learn.words import encode, vocabulary
+from airserve.learn.tasks import Baseline, Data, TaskError, folders
+from airserve.learn.texts import parts, tf_idf, with_classes
 from airserve.model import Array
 
 CLASSES = ("negative", "neutral", "positive")
@@ -20,34 +20,13 @@ VALIDATION, TEST = 3_000, 5_000
 def load() -> Data:
     """Ids of words, 3,000 tweets to validate, 5,000 to test. The vocabulary is that of the train split alone."""
     texts, labels = read(path())
-    validation, test, train = parts(len(texts))
-    words = vocabulary(texts[row] for row in train)
-
-    def split(rows: Array) -> Split:
-        return Split(encode([texts[row] for row in rows], words, LENGTH), labels[rows])
-
-    return Data("tweets", CLASSES, split(train), split(validation), split(test), ids=(len(words),), words=words)
+    return with_classes("tweets", CLASSES, texts, labels, parts(len(texts), VALIDATION, TEST), LENGTH)
 
 
 def baseline(data: Data) -> Baseline:
     """TF-IDF of words and pairs of words, logistic regression, on the same split."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     texts, labels = read(path())
-    _, test, train = parts(len(texts))
-    classifier = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=4.0, max_iter=300)
-    )
-    classifier.fit([texts[row] for row in train], labels[train])
-    found = classifier.predict([texts[row] for row in test])
-    return Baseline("TF-IDF and logistic regression", float(np.mean(found == labels[test])))
-
-
-def parts(rows: int) -> list[Array]:
-    """Rows of the validation, the test and the train split, in an order drawn once for all."""
-    return np.split(np.random.default_rng(0).permutation(rows), [VALIDATION, VALIDATION + TEST])
+    return tf_idf(texts, labels, parts(len(texts), VALIDATION, TEST), 4.0, most_words=2)
 
 
 def path() -> Path:
