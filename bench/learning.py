@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from airserve.catalog import nets
+from airserve.learn.computing import launch
+from airserve.learn.fitting import fit, initialise
 from airserve.learn.losses import cross_entropy
-from airserve.learn.training import build, fit, initialise, launch, load_task, preprocess
+from airserve.learn.preparing import build, load_task, preprocess
 
 MOST = 1.05
 BATCH, EPOCHS = 256, 2

@@ -17,8 +17,9 @@ import numpy as np
 from airserve.catalog import tasks
 from airserve.errors import UserError
 from airserve.learn.metrics import recalls
+from airserve.learn.preparing import load_task
 from airserve.learn.recipe import digest, read_net
-from airserve.learn.training import load_task, train
+from airserve.learn.training import train
 from airserve.model import Array, Engine, Model
 from airserve.registry import Registry
 

@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import Fabric
 
 from airserve.errors import UserError
-from airserve.learn import distributing, threads
-from airserve.learn.threads import fastest
+from airserve.learn import computing, distributing
+from airserve.learn.computing import fastest
 from airserve.learn.training import train
 from airserve.registry import Registry
 
@@ -68,7 +68,7 @@ def test_threads_are_chosen_by_their_time(monkeypatch: pytest.MonkeyPatch) -> No
     before = torch.get_num_threads()
     for cost_s, wanted in (({1: 1.0, 2: 0.6}, 2), ({1: 1.0, 2: 0.95}, 1), ({1: 1.0, 2: 2.0}, 1)):
         now_s = [0.0]
-        monkeypatch.setattr(threads.time, "perf_counter", lambda now_s=now_s: now_s[0])
+        monkeypatch.setattr(computing.time, "perf_counter", lambda now_s=now_s: now_s[0])
 
         def step(now_s: list[float] = now_s, cost_s: dict[int, float] = cost_s) -> None:
             now_s[0] += cost_s[torch.get_num_threads()]

@@ -11,14 +11,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from airserve.catalog import nets
-from airserve.learn import training
+from airserve.learn import fitting
 from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.exporting import export
+from airserve.learn.fitting import Learner, initialise, take_step
 from airserve.learn.metrics import ACCURACY
 from airserve.learn.nets import Form
+from airserve.learn.preparing import Prepared, preprocess
 from airserve.learn.recipe import Options
 from airserve.learn.tasks import Data, Split
-from airserve.learn.training import Learner, Prepared, initialise, preprocess, take_step, train
+from airserve.learn.training import train
 from airserve.model import Engine, Model, ModelError
 from airserve.registry import Registry
 
@@ -29,7 +31,7 @@ FORM = Form((8,), 2)
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle of the third epoch: two are kept, two are trained, the graph is the same."""
     whole = train(NET, "digits", registry=Registry(tmp_path / "whole"), progress=False)
-    registry, epochs, validate = Registry(tmp_path / "killed"), [], training.validate
+    registry, epochs, validate = Registry(tmp_path / "killed"), [], fitting.validate
 
     def killed(*given: object) -> tuple[float, float]:
         epochs.append(1)
@@ -37,7 +39,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return validate(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "validate", killed)
+    monkeypatch.setattr(fitting, "validate", killed)
     with pytest.raises(KeyboardInterrupt):
         train(NET, "digits", registry=registry, progress=False)
     (kept,) = (registry.home / "checkpoints").iterdir()
@@ -49,13 +51,13 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch:
 
 
 def test_a_divergence_says_where_and_keeps_the_last_good_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, step = [], training.take_step
+    steps, step = [], fitting.take_step
 
     def poisoned(*given: object) -> Tensor:
         steps.append(1)
         return step(*given) * (float("nan") if len(steps) == 49 + 30 else 1.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "take_step", poisoned)
+    monkeypatch.setattr(fitting, "take_step", poisoned)
     with pytest.raises(ModelError, match=r"its loss is nan at step 30 of epoch 2.*\.pt holds epoch 1") as caught:
         train(NET, "digits", registry=Registry(tmp_path), progress=False)
     (kept,) = (tmp_path / "checkpoints").iterdir()

@@ -12,8 +12,8 @@ from airserve.catalog import nets
 from airserve.learn.exporting import export, export_all
 from airserve.learn.losses import cross_entropy, squared_error
 from airserve.learn.nets import Form
+from airserve.learn.preparing import normalise
 from airserve.learn.tasks import photos
-from airserve.learn.training import normalise
 from airserve.model import Engine, ModelError
 
 PICTURES = Form((12, 12), 7)

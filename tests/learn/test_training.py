@@ -11,21 +11,14 @@ from torch import Tensor, nn
 
 from airserve.catalog import nets
 from airserve.errors import UserError
-from airserve.learn import training
+from airserve.learn import fitting
 from airserve.learn.exporting import export
+from airserve.learn.fitting import Learner, fit, initialise, take_step, validate
 from airserve.learn.metrics import ACCURACY
 from airserve.learn.nets import Form
+from airserve.learn.preparing import Prepared, preprocess
 from airserve.learn.tasks import Data, digits
-from airserve.learn.training import (
-    Learner,
-    Prepared,
-    fit,
-    initialise,
-    preprocess,
-    take_step,
-    train,
-    validate,
-)
+from airserve.learn.training import train
 from airserve.model import Engine, Model, ModelError, load_samples
 from airserve.registry import Registry
 
@@ -107,8 +100,8 @@ def test_what_is_known_is_not_trained_again(
     perceptron: Model, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested = []
-    test = training.test
-    monkeypatch.setattr(training, "test", lambda *given: tested.append(1) or test(*given))
+    test = fitting.test
+    monkeypatch.setattr(fitting, "test", lambda *given: tested.append(1) or test(*given))
     assert train("mlp", "digits", registry=registry, progress=False) == perceptron
     assert train("mlp,hidden=128", "digits", registry=registry, progress=False) == perceptron
     assert tested == []
@@ -137,7 +130,7 @@ def test_training_stops_and_keeps_the_best() -> None:
     learner = initialise(fabric, net, config, prepared, seed=0)
     curve = fit(fabric, learner, prepared, config, seed=0, progress=False)
     losses = [each["loss"] for each in curve]
-    assert len(curve) == int(np.argmin(losses)) + training.PATIENCE + 1 < 60
+    assert len(curve) == int(np.argmin(losses)) + fitting.PATIENCE + 1 < 60
     assert validate(fabric, learner, prepared)[0] == pytest.approx(min(losses))
 
 

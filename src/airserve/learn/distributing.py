@@ -16,6 +16,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from airserve.errors import UserError
+from airserve.learn.checkpoints import Checkpoint
+from airserve.learn.fitting import learn
+from airserve.learn.preparing import build, load_task, preprocess
+from airserve.learn.recipe import digest, read_net
 from airserve.model import ModelError
 
 BACKEND = "ddp_spawn"  # a fork of a process that has computed gradients does not compute
@@ -50,20 +54,34 @@ def spread(
 
 def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path, result: Path) -> None:
     """What each process does: the steps from the data to the test, on one thread; the first says what was found."""
-    from airserve.learn import training
-
     quiet()
     torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found: dict[str, Any] = training.learn_alone(
-                fabric, net, task, seed, progress and fabric.global_rank == 0, home
-            )
+            found: dict[str, Any] = learn_alone(fabric, net, task, seed, progress and fabric.global_rank == 0, home)
     except UserError as error:
         found = {"error": str(error)}
     if fabric.global_rank == 0:
         torch.save(found, result)
+
+
+def learn_alone(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path) -> dict[str, Any]:
+    """Steps 1 to 6 in a process that starts with nothing: weights, learning curve and scores."""
+    name, config, options = read_net(net)
+    data = load_task(task)
+    recipe = digest(name, config, options, task, data.fingerprint, seed)
+    prepared = preprocess(data)
+    module = build(name, config, prepared, data.answer)
+    checkpoint = Checkpoint(home / "checkpoints" / f"{recipe}.pt", recipe)
+    curve, scores = learn(fabric, module, config, prepared, seed, options, progress, checkpoint)
+    return {"weights": module.state_dict(), "curve": curve, "scores": scores}
+
+
+def check_devices(devices: int, batch: int) -> None:
+    """Raises `ModelError` when a batch cannot be divided among so many processes."""
+    if devices < 1 or batch % devices:
+        raise ModelError(f"a batch of {batch} cannot be divided among {devices} processes; give batch= a multiple.")
 
 
 def quiet() -> None:

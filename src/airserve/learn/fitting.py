@@ -1,0 +1,289 @@
+"""Fitting: the third to the sixth step of training, from weights drawn to a net that was tested."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from airserve.learn.balancing import draw, rare, vary
+from airserve.learn.checkpoints import Checkpoint
+from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
+from airserve.learn.metrics import Metric
+from airserve.learn.optimizers import optimizer
+from airserve.learn.preparing import Prepared, normalise
+from airserve.learn.progress import bar
+from airserve.learn.recipe import Options
+from airserve.learn.reinforcement import play_and_learn
+from airserve.learn.schedules import OneCycle
+from airserve.model import ModelError
+
+PATIENCE = 5  # epochs without a better validation loss after which training stops
+PLAIN = Options()  # no option
+LOOK = 20  # steps after which the loss is looked at
+
+
+def learn(
+    fabric: Fabric,
+    module: nn.Module,
+    config: Any,
+    prepared: Prepared,
+    seed: int,
+    options: Options,
+    progress: bool,
+    checkpoint: Checkpoint | None,
+    games: Callable[[int], Any] | None = None,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores."""
+    learner = initialise(fabric, module, config, prepared, seed, options)
+    if games is None:
+        curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+    else:
+        curve = play_and_learn(fabric, learner, games, config, seed, progress)
+    return curve, test(fabric, learner, prepared)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns: the net, wrapped for its device, what it makes small, and the rule that changes it."""
+
+    module: nn.Module
+    wrapped: Any  # the same, in the precision and on the device of fabric
+    optimizer: Any
+    schedule: Any
+    loss: Loss = cross_entropy
+    options: Options = PLAIN
+
+    def cost(self, fabric: Fabric, module: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is made small, shape (), and the net's outputs; None of a net that has an objective of its own."""
+        if hasattr(self.module, "objective"):
+            with fabric.autocast():
+                return module.objective(inputs, labels), None
+        outputs = module(inputs)
+        return self.loss(outputs, labels), outputs
+
+    def state(self) -> dict[str, Any]:
+        """All that a later step depends on, the order of the rows aside."""
+        return {
+            "weights": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+
+
+def initialise(
+    fabric: Fabric, module: nn.Module, config: Any, prepared: Prepared, seed: int, options: Options = PLAIN
+) -> Learner:
+    """Step 3: weights drawn from the seed, an optimizer, and a learning rate that rises once and falls to nothing.
+
+    Biases and norms do not decay.
+    """
+    torch.manual_seed(seed)
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    if options.layout == "channels-last":
+        module.to(memory_format=torch.channels_last)
+    weights = list(module.parameters())
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rule = optimizer(options.optimizer, groups, config.rate, getattr(config, "momentum", None))
+    schedule = OneCycle(rule, config.epochs * getattr(config, "steps", steps_per_epoch(prepared, config.batch)))
+    if plain(fabric):
+        return Learner(module, module, rule, schedule, choose_loss(module, prepared, options), options)
+    wrapped, rule = fabric.setup(module, rule)
+    if hasattr(module, "objective"):
+        wrapped.mark_forward_method("objective")
+    return Learner(module, wrapped, rule, schedule, choose_loss(module, prepared, options), options)
+
+
+def plain(fabric: Fabric) -> bool:
+    """Whether there is nothing to wrap: one process that computes in float32 on a CPU."""
+    return fabric.world_size == 1 and fabric.device.type == "cpu" and fabric._precision.precision == "32-true"
+
+
+def choose_loss(module: nn.Module, prepared: Prepared, options: Options) -> Loss:
+    """The net's own loss where it has one, otherwise the task's, with the weights and smoothing that are asked for."""
+    if hasattr(module, "loss"):
+        return module.loss
+    if prepared.loss != "cross-entropy":
+        return LOSSES[prepared.loss]
+    weights = class_weights(prepared.train[1], prepared.form.outputs, options.balance) if options.balance else None
+    return partial(cross_entropy, weights=weights, smoothing=options.smoothing)
+
+
+def fit(
+    fabric: Fabric,
+    learner: Learner,
+    prepared: Prepared,
+    config: Any,
+    seed: int,
+    progress: bool,
+    checkpoint: Checkpoint | None = None,
+) -> list[dict[str, float]]:
+    """Step 4: epochs over the train split in an order drawn from the seed; the best epoch's weights stay, by the loss
+    on the validation split, or the last one's of a net that says so.
+
+    Returns loss, score on the validation split and CPU-seconds so far after each epoch. Stops early when the loss has
+    not improved for a while. With a checkpoint it goes on where an earlier run stopped.
+    Raises `ModelError` at the first step whose loss is no number; the checkpoint then holds the last whole epoch.
+    """
+    inputs, labels = (part.to(fabric.device) for part in prepared.train)
+    order = torch.Generator().manual_seed(seed)
+    steps = steps_per_epoch(prepared, config.batch)
+    curve: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+    alone = fabric.world_size == 1
+    seldom = rare(labels, prepared.form.outputs) if learner.options.vary else torch.zeros(0)
+    keeps_last = getattr(learner.module, "keeps_last", False)
+    if checkpoint and (state := checkpoint.load()):
+        learner.restore(state)
+        order.set_state(state["order"])
+        curve, best = state["curve"], state["best"]
+    started_s = time.process_time() - (curve[-1]["cpu_s"] if curve else 0.0)
+    with bar(progress, f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps) as report:
+        report(f"epoch {len(curve) + 1} of {config.epochs}", len(curve) * steps)
+        for epoch in range(len(curve), config.epochs):
+            if exhausted(curve) and not keeps_last:
+                break
+            learner.module.train()
+            rows = torch.cat([draw_rows(labels, prepared, learner.options, order) for _ in range(prepared.passes)])
+            rows = rows.to(fabric.device)
+            seen = torch.zeros(steps, device=fabric.device)
+            for step in range(steps):
+                chosen = rows[step * config.batch : (step + 1) * config.batch][fabric.global_rank :: fabric.world_size]
+                taken = inputs[chosen]
+                if learner.options.vary:
+                    taken = vary(taken, seldom[labels[chosen]], learner.options.vary, order)
+                seen[step] = take_step(fabric, learner, taken, labels[chosen])
+                if step % LOOK == 0 or step == steps - 1:
+                    whole = seen[: step + 1] if alone else fabric.all_reduce(seen[: step + 1], reduce_op="mean")
+                    refuse_divergence(whole, epoch, curve, config.rate, checkpoint)
+                    report(f"epoch {epoch + 1} of {config.epochs}  loss {whole.mean():.3f}", LOOK)
+            loss, scores = fabric.broadcast(validate(fabric, learner, prepared))
+            spent_s = time.process_time() - started_s
+            if not alone:
+                spent_s = float(fabric.all_reduce(torch.tensor(spent_s), reduce_op="sum"))
+            curve.append({"train_loss": whole.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
+            said = "".join(f"  {name} {score:.4f}" for name, score in scores.items())
+            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}", 0)
+            if np.isfinite(loss) if keeps_last else loss == min(each["loss"] for each in curve):
+                best = {key: value.clone() for key, value in learner.module.state_dict().items()}
+            if checkpoint and epoch + 1 < config.epochs and fabric.global_rank == 0:
+                checkpoint.save({**learner.state(), "order": order.get_state(), "curve": curve, "best": best})
+    if not best:
+        raise ModelError(f"training diverged, its validation loss is {curve[-1]['loss']}: lower rate={config.rate}.")
+    learner.module.load_state_dict(best)
+    return curve
+
+
+def draw_rows(labels: Tensor, prepared: Prepared, options: Options, order: torch.Generator) -> Tensor:
+    """The order of one pass over the train split, or rows that are drawn so that rare classes come more often."""
+    if options.resample:
+        return draw(labels, prepared.form.outputs, options.resample, order)
+    return torch.randperm(len(labels), generator=order)
+
+
+def exhausted(curve: Sequence[dict[str, float]]) -> bool:
+    """Whether the validation loss has not improved for `PATIENCE` epochs."""
+    losses = [each["loss"] for each in curve]
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
+
+
+def refuse_divergence(
+    seen: Tensor, epoch: int, curve: Sequence[dict[str, float]], rate: float, checkpoint: Checkpoint | None
+) -> None:
+    """Raises `ModelError` that names the first step of an epoch whose loss is no number."""
+    if torch.isfinite(seen[-LOOK:]).all():
+        return
+    step = int(torch.isfinite(seen).logical_not().nonzero()[0])
+    kept = f"; {checkpoint.path} holds epoch {len(curve)}" if checkpoint and curve else ""
+    raise ModelError(
+        f"training diverged, its loss is {seen[step].item()} at step {step + 1} of epoch {epoch + 1}: "
+        f"give a lower rate than {rate}, or clip=1{kept}."
+    )
+
+
+def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) -> Tensor:
+    """One step of the optimizer on a batch, computed in parts if wanted; the mean loss before it, shape ()."""
+    options = learner.options
+    learner.optimizer.zero_grad()
+    if options.accumulate == 1 and not options.lasso and not options.clip:  # no detour costs a small net a tenth
+        loss = learner.cost(fabric, learner.wrapped, inputs, labels)[0]
+        backward(fabric, learner, loss)
+        learner.optimizer.step()
+        learner.schedule.step()
+        return loss.detach()
+    total = torch.zeros((), device=inputs.device)
+    for part, wanted in zip(inputs.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True):
+        loss = learner.cost(fabric, learner.wrapped, part, wanted)[0] * (len(wanted) / len(labels))
+        if options.lasso:
+            sizes = sum(weight.abs().sum() for weight in learner.module.parameters() if weight.ndim > 1)
+            loss = loss + options.lasso * sizes * (len(wanted) / len(labels))
+        backward(fabric, learner, loss)
+        total += loss.detach()
+    if options.clip:
+        nn.utils.clip_grad_norm_(learner.module.parameters(), options.clip)
+    learner.optimizer.step()
+    learner.schedule.step()
+    return total
+
+
+def backward(fabric: Fabric, learner: Learner, loss: Tensor) -> None:
+    """The gradients of a loss, by Fabric where it has wrapped the net."""
+    if learner.wrapped is learner.module:
+        loss.backward()
+    else:
+        fabric.backward(loss)
+
+
+def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, dict[str, float]]:
+    """Step 5: mean loss on the validation split, and the score by its name where it is found row by row."""
+    return judge(fabric, learner, learner.wrapped, prepared.validation, prepared.metric)
+
+
+def test(fabric: Fabric, learner: Learner, prepared: Prepared) -> dict[str, float]:
+    """Step 6: the score on the test split by its name, in float32 as the exported graph computes.
+
+    Nothing for a score that is not found row by row: its task finds it from the exported graphs.
+    """
+    if prepared.metric.of_rows is None:
+        return {}
+    inputs = normalise(prepared.test.inputs, prepared.mean, prepared.std)
+    return judge(fabric, learner, learner.module, [inputs, torch.tensor(prepared.test.labels)], prepared.metric)[1]
+
+
+def judge(
+    fabric: Fabric, learner: Learner, module: Any, rows: Sequence[Tensor], metric: Metric, batch: int = 500
+) -> tuple[float, dict[str, float]]:
+    """Mean loss and score of a learner's module, wrapped or not, on rows, in batches and without gradients."""
+    module.eval()
+    batch = batch if metric.of_rows else batch // 8
+    losses, scores = [], []
+    with torch.inference_mode():
+        for part, wanted in zip(*(part.split(batch) for part in rows), strict=True):
+            loss, outputs = learner.cost(fabric, module, part.to(fabric.device), wanted.to(fabric.device))
+            losses.append(loss.item() * len(wanted))
+            if metric.of_rows is not None and outputs is not None:
+                scores.append(metric.of_rows(outputs.float().cpu().numpy(), wanted.numpy()))
+    score = {metric.name: metric.of_mean(float(np.concatenate(scores).mean()))} if scores else {}
+    return sum(losses) / len(rows[1]), score
+
+
+def steps_per_epoch(prepared: Prepared, batch: int) -> int:
+    """Whole batches; a remainder waits for the next epoch's order."""
+    return max(len(prepared.train[1]) * prepared.passes // batch, 1)
