@@ -10,6 +10,7 @@ from airserve import catalog
 SETS = [
     catalog.nets,
     catalog.tasks,
+    catalog.pretexts,
     catalog.compressors,
     catalog.slices,
     catalog.planners,

@@ -52,6 +52,7 @@ class Catalog(Mapping[str, Any]):
 
 nets = Catalog("net", "airserve.learn.nets")
 tasks = Catalog("task", "airserve.learn.tasks")
+pretexts = Catalog("pretext", "airserve.learn.pretexts")
 compressors = Catalog("compressor", "airserve.learn.compressors", "compress")
 slices = Catalog("slice policy", "airserve.network.slices")
 planners = Catalog("planner", "airserve.place.planners", "choose")

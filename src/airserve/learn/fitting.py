@@ -16,7 +16,8 @@ from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
 from airserve.learn.metrics import Metric
 from airserve.learn.optimizers import optimizer
-from airserve.learn.preparing import Prepared, normalise
+from airserve.learn.preparing import Prepared, few, normalise
+from airserve.learn.pretraining import pretrain
 from airserve.learn.progress import bar
 from airserve.learn.recipe import Options
 from airserve.learn.reinforcement import play_and_learn
@@ -39,10 +40,18 @@ def learn(
     checkpoint: Checkpoint | None,
     games: Callable[[int], Any] | None = None,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores."""
-    learner = initialise(fabric, module, config, prepared, seed, options)
+    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores.
+
+    The curve's CPU-seconds are with those of pre-training.
+    """
+    labelled = few(prepared, options.labels, seed) if options.labels else prepared
+    learner = initialise(fabric, module, config, labelled, seed, options)
     if games is None:
-        curve = fit(fabric, learner, prepared, config, seed, progress, checkpoint)
+        folder = checkpoint.path.parent if checkpoint else None
+        pretrains = options.pretrain != "none"
+        before_s = pretrain(fabric, module, options.pretrain, prepared, seed, progress, folder) if pretrains else 0.0
+        curve = fit(fabric, learner, labelled, config, seed, progress, checkpoint)
+        curve = [{**each, "cpu_s": round(each["cpu_s"] + before_s, 2)} for each in curve]
     else:
         curve = play_and_learn(fabric, learner, games, config, seed, progress)
     return curve, test(fabric, learner, prepared)

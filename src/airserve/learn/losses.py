@@ -55,6 +55,16 @@ def generator(made: Tensor) -> Tensor:
     return F.softplus(-made).mean()
 
 
+def contrast(vectors: Tensor, temperature: float) -> Tensor:
+    """Nats to tell the other view of each row from all others: NT-Xent, Chen et al. 2020, arXiv:2002.05709, equation 1.
+
+    `vectors`, (2 n, d), compared by their angles: rows k and n + k are views of one thing.
+    """
+    unit = F.normalize(vectors, dim=1)
+    likeness = (unit @ unit.T / temperature).fill_diagonal_(float("-inf"))  # not with itself
+    return F.cross_entropy(likeness, torch.arange(len(vectors), device=vectors.device).roll(len(vectors) // 2))
+
+
 def connectionist(logits: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
     """CTC: -log of the sum over all alignments, mean over rows. Graves et al. 2006, ICML.
 

@@ -1,7 +1,7 @@
 """Preparing: the first two steps of training, from a task's data to tensors and from a net's name to the net."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,30 @@ def preprocess(data: Data) -> Prepared:
 def normalise(inputs: Array, mean: Any, std: Any) -> Tensor:
     """What the sensor gives as what the net takes."""
     return torch.tensor(inputs) if mean is None else (torch.tensor(inputs).float() - mean) / std
+
+
+def few(prepared: Prepared, share: float, seed: int) -> Prepared:
+    """The same with a share of the labels of the train and the validation split, of each class alike, at least one.
+
+    An epoch passes so often over them that it has the square root of the share of its steps. The test split is whole.
+    Raises `ModelError` for a share above 1.
+    """
+    if share > 1:
+        raise ModelError(f"labels={share:g} is no share of the labels; give one of at most 1.")
+    order = torch.Generator().manual_seed(seed)
+    chosen = [[part[rows] for part in split] for split in (prepared.train, prepared.validation)
+              for rows in [_draw(split[1], prepared.form.outputs, share, order)]]  # fmt: skip
+    passes = max(round(prepared.passes * share**-0.5), 1)
+    return replace(prepared, train=chosen[0], validation=chosen[1], passes=passes)
+
+
+def _draw(labels: Tensor, outputs: int, share: float, order: torch.Generator) -> Tensor:
+    """Numbers of rows, a share of each class, where labels are classes."""
+    classed = labels.ndim == 1 and not labels.is_floating_point()
+    kinds = [(labels == k).nonzero()[:, 0] for k in range(outputs)] if classed else [torch.arange(len(labels))]
+    return torch.cat(
+        [rows[torch.randperm(len(rows), generator=order)[: max(round(share * len(rows)), 1)]] for rows in kinds]
+    )
 
 
 def build(name: str, config: Any, prepared: Prepared, answer: str = "row") -> nn.Module:

@@ -2,22 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from airserve.catalog import nets, tasks
+from airserve.catalog import nets, pretexts, tasks
 from airserve.learn.optimizers import NAMES
 from airserve.model import ModelError
 
 RECIPE = 2  # raise it when a change of learn would train another Model from the same settings
 
-CHOICES = {  # of settings that are words
+CHOICES: dict[str, Sequence[str]] = {  # of settings that are words
     "optimizer": NAMES,
     "precision": ("auto", "float32", "bfloat16"),
     "layout": ("channels-last", "contiguous"),
+    "pretrain": ("none", *pretexts),
 }
 
 
@@ -34,6 +36,8 @@ class Options:
     vary: float = 0.0  # of rows of rare classes: part of a text's words hidden, noise in a table, a picture moved
     precision: str = "auto"  # float32, bfloat16 where matrices are multiplied, or what is faster
     layout: str = "channels-last"  # of pictures in memory, or contiguous
+    pretrain: str = "none"  # by a pretext (pretexts/), from the train split's inputs, before any label is seen
+    labels: float = 0.0  # share of the labels that training sees, as if the others were not known; 0: all
     lasso: float = 0.0  # nats per sum of the weights' sizes (L1); a Config's `decay` is the squared one (L2)
 
     def stated(self) -> dict[str, Any]:

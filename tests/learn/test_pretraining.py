@@ -1,0 +1,123 @@
+"""Pre-training: its loss by brute force, its views by what they must leave, the labels that are held back."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from airserve.catalog import nets, pretexts
+from airserve.errors import UserError
+from airserve.learn import preparing, pretraining
+from airserve.learn.losses import contrast
+from airserve.learn.nets import Form
+from airserve.learn.preparing import few, load_task, preprocess
+from airserve.learn.pretexts import contrastive
+from airserve.learn.training import train
+from airserve.model import ModelError
+from airserve.registry import Registry
+
+FITS = {"contrastive": ("cnn,width=4", Form((8, 8), 10)), "masked": ("transformer,width=16", Form((12,), 2, ids=(50,)))}
+
+
+@pytest.mark.parametrize("name", list(pretexts))
+def test_every_pretext_moves_the_net_and_refuses_what_it_cannot_read(name: str) -> None:
+    net, form = FITS[name]
+    kind, _, setting = net.partition(",")
+    key, _, value = setting.partition("=")
+    module, config = nets[kind], pretexts[name].Config()
+    assert min(config.epochs, config.batch, config.rate) > 0
+    torch.manual_seed(0)
+    net = module.build(module.Config(**{key: int(value)}), form)
+    learner = pretexts[name].build(config, net, form)
+    inputs = torch.randint(1, form.ids[0], (6, *form.shape), dtype=torch.int32) if form.ids else torch.rand(6, 8, 8)
+    loss = learner.objective(inputs)
+    assert (loss.shape, loss.isfinite().item()) == ((), True)
+    loss.backward()
+    moved = [key for key, weight in net.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0]
+    assert len(moved) >= len(list(net.parameters())) - 2  # all but the last layer's weight and bias
+    other = Form((5, 5), 2) if form.ids else Form((5,), 2, ids=(9,))
+    with pytest.raises(ModelError, match=name):
+        pretexts[name].build(config, net, other)
+
+
+def test_contrast_is_its_sum_over_all_pairs() -> None:
+    torch.manual_seed(0)
+    vectors, temperature = torch.randn(6, 3, dtype=torch.float64), 0.3
+    total = 0.0
+    for k in range(6):
+        like = [math.exp(torch.cosine_similarity(vectors[k], each, dim=0).item() / temperature) for each in vectors]
+        total -= math.log(like[(k + 3) % 6] / (sum(like) - like[k]))
+    assert contrast(vectors, temperature).item() == pytest.approx(total / 6)
+
+
+def test_contrast_has_the_gradient_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: contrast(x, 0.5), [vectors])
+
+
+@pytest.mark.parametrize("shape", [(40, 6, 8), (40, 6, 6, 3)])
+def test_a_view_of_the_whole_is_the_picture_or_its_mirror(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LEAST": 1.0, "TURN": 0.0, "HARD": 0.0, "BRIGHT": 0.0}.items():
+        monkeypatch.setattr(contrastive, name, value)
+    torch.manual_seed(0)
+    pictures = torch.randn(shape)
+    seen = contrastive.view(pictures)
+    same = (seen - pictures).abs().flatten(1).amax(1) < 1e-4
+    mirrored = (seen - pictures.flip(2)).abs().flatten(1).amax(1) < 1e-4
+    assert bool((same ^ mirrored).all())
+    assert 5 < same.sum() < 35
+
+
+def test_a_view_shows_a_part_and_nothing_else() -> None:
+    """Of an even picture whose light alone changes, one value remains; views of one picture differ."""
+    torch.manual_seed(0)
+    seen = contrastive.view(torch.ones(20, 8, 8))
+    assert (seen.flatten(1).amax(1) - seen.flatten(1).amin(1)).max() < 1e-5
+    assert len(seen[:, 0, 0].unique()) == 20
+
+
+def test_few_labels_are_a_share_of_each_class() -> None:
+    whole = preprocess(load_task("digits"))
+    part = few(whole, 0.1, seed=0)
+    for split, cut in ((whole.train, part.train), (whole.validation, part.validation)):
+        before, after = (torch.bincount(each[1], minlength=10) for each in (split, cut))
+        assert after.tolist() == [max(round(0.1 * many), 1) for many in before.tolist()]
+        rows = {tuple(row.flatten().tolist()) for row in split[0]}
+        assert all(tuple(row.flatten().tolist()) in rows for row in cut[0])
+    assert part.test is whole.test
+    assert part.passes == max(round(whole.passes * math.sqrt(10)), 1)
+    assert torch.equal(few(whole, 0.1, seed=0).train[1], part.train[1])
+    assert not torch.equal(few(whole, 0.1, seed=1).train[0], part.train[0])
+    with pytest.raises(ModelError, match=r"labels=2 is no share"):
+        few(whole, 2.0, seed=0)
+
+
+def test_numbers_have_no_classes_to_draw_from() -> None:
+    chosen = preparing._draw(torch.rand(50, 1), 1, 0.2, torch.Generator().manual_seed(0))
+    assert (len(chosen), len(set(chosen.tolist()))) == (10, 10)
+
+
+def test_weights_are_found_once_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that takes kept weights ends where one that finds them ends, to the bit; so with other labels."""
+    one, other = Registry(tmp_path / "one"), Registry(tmp_path / "other")
+    net = "mlp,epochs=1,pretrain=contrastive"
+    first = train(f"{net},labels=0.5", "digits", registry=one, progress=False)
+    assert first.lineage["settings"]["pretrain"] == "contrastive"
+    found = train(f"{net},labels=0.2", "digits", registry=other, progress=False)
+    monkeypatch.setattr(pretraining, "fit", lambda *_: pytest.fail("it pre-trains again"))
+    kept = train(f"{net},labels=0.2", "digits", registry=one, progress=False)
+    assert kept.digest == found.digest != first.digest
+    assert kept.lineage["cpu_s"] > 0
+
+
+def test_what_cannot_be_pretrained_is_refused(registry: Registry) -> None:
+    with pytest.raises(UserError, match="pretrain=nothing of mlp is none of none, contrastive"):
+        train("mlp,pretrain=nothing", "digits", registry=registry, progress=False)
+    with pytest.raises(UserError, match="contrastive pre-training takes pictures"):
+        pretexts["contrastive"].build(contrastive.Config(), torch.nn.Linear(2, 2), Form((4,), 2))
+    with pytest.raises(UserError, match="needs a net with a linear last layer; Sequential has none"):
+        pretexts["contrastive"].build(contrastive.Config(), torch.nn.Sequential(), Form((8, 8), 2))
