@@ -30,7 +30,13 @@ from airserve.registry import Registry
 
 
 def described(
-    registry: Registry, *, device_ms: float = 60.0, promise_ms: float = 45.0, model: str = "digits", **service: object
+    registry: Registry,
+    *,
+    device_ms: float = 60.0,
+    promise_ms: float = 45.0,
+    model: str = "digits",
+    cells: int = 1,
+    **service: object,
 ) -> Factory:
     """A factory whose sensor takes `device_ms` for the whole fp32 model, whatever this machine is."""
     speed = _whole_s(registry) / (device_ms / 1e3)
@@ -47,7 +53,7 @@ def described(
     return Factory.model_validate(
         {
             "network": {
-                "cells": [{"name": "hall", "bandwidth_mhz": 10}],
+                "cells": [{"name": "hall", "bandwidth_mhz": 10, **({"trps": cells} if cells > 1 else {})}],
                 "slices": [{"name": "control", "min": 4, "max": 10}, {"name": "video", "min": 30}],
                 "sites": [
                     {"name": "sensor", "kind": "device", "speed": min(1.0, speed)},
@@ -144,10 +150,13 @@ def test_choosing_equals_brute_force(rows: list[tuple[int, float, float, bool]])
     assert all(said[i] == rows[i][2] for i in said)
 
 
-@pytest.mark.parametrize(("device_ms", "promise_ms"), [(60, 45), (60, 30), (35, 45), (400, 90), (400, 70)])
-def test_a_plan_equals_brute_force(registry: Registry, device_ms: float, promise_ms: float) -> None:
+@pytest.mark.parametrize(
+    ("device_ms", "promise_ms", "cells"),
+    [(60, 45, 1), (60, 30, 1), (35, 45, 1), (400, 90, 1), (400, 70, 1), (400, 90, 3)],
+)
+def test_a_plan_equals_brute_force(registry: Registry, device_ms: float, promise_ms: float, cells: int) -> None:
     """The cheapest of all that keep the promise, each judged by the twin: no bound, no dominance."""
-    factory = described(registry, device_ms=device_ms, promise_ms=promise_ms)
+    factory = described(registry, device_ms=device_ms, promise_ms=promise_ms, cells=cells)
     service = factory.services[0]
     known = profile(factory, registry=registry, progress=False)
     search = Search(factory, known, registry, Judge(factory, 0), 1.2, Weights(), "exhaustive")
@@ -177,13 +186,15 @@ def test_a_plan_is_determined_by_its_seed(factory: Factory, registry: Registry, 
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_bound_is_below_the_twin(factory: Factory, every: list[Candidate]) -> None:
+@pytest.mark.parametrize(("cells", "drawn_ways"), [(1, 24), (3, 9)])
+def test_the_bound_is_below_the_twin(registry: Registry, every: list[Candidate], cells: int, drawn_ways: int) -> None:
+    factory = described(registry, cells=cells)
     rng = default_rng(1)
     judge = Judge(factory, 3)
     service = factory.services[0]
     families = [next(one for one in every if one.cut == cut) for cut in ("none", "input")]
     families.append(next(one for one in every if one.device_functions and one.site))
-    for k in range(24):
+    for k in range(drawn_ways):
         one = drawn(rng, families[k % 3])
         until_s = judge.until_s(1.0)
         said = judge.say({"look": one}, 1.0, SEARCH, 1, until_s).verdicts["look"].value_ms
@@ -419,8 +430,28 @@ def test_the_control_channel_may_end_before_the_promise(factory: Factory, every:
         }
     )
     most, binds, points = most_devices(Judge(small, 0), {"look": one}, service)
-    assert (most, binds) == (24, "scheduling requests on the PUCCH of cell hall: there are 64 for all devices")
+    assert (most, binds) == (24, "scheduling requests on the PUCCH of cell hall: there are 64 for all its devices")
     assert max(row[0] for row in points) == 24
+
+
+def test_several_cells_hold_more_devices_than_one(registry: Registry, every: list[Candidate]) -> None:
+    """Of three cells' requests, one cell's run out first: devices do not spread evenly. The bound counts all three."""
+    one = next(one for one in every if one.cut == "input" and one.site == "mast")
+    one = replace(one, site_seconds=np.array([1e-6]))
+    found = {}
+    for cells in (1, 3):
+        factory = described(registry, cells=cells, promise_ms=200.0, devices=8, rate_hz=0.5)
+        cell = factory.network.cell.model_copy(update={"sr_resources": 2})  # 16 devices a cell
+        factory = factory.model_copy(update={"network": factory.network.model_copy(update={"cells": (cell,)})})
+        service = factory.services[0]
+        judge = Judge(factory, 0)
+        most, binds, _ = most_devices(judge, {"look": one}, service)
+        assert judge.keeps(count_said(judge, {"look": one}, service, most), ["look"])
+        of = "each of 3 cells" if cells == 3 else "cell hall"
+        assert binds == f"scheduling requests on the PUCCH of {of}: there are 16 for all its devices"
+        found[cells] = most, loads(one, service, factory.network)[-1][0]
+    assert found[1][0] == 16 < found[3][0] < 48
+    assert found[3][1] == pytest.approx(found[1][1] / 3)
 
 
 def test_devices_alone_do_not_break(factory: Factory, every: list[Candidate]) -> None:

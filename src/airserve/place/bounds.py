@@ -118,7 +118,7 @@ def loads(candidate: Candidate, service: Service, network: Network, scale: float
         found.append((busy / site.cores, f"{site.name} would need {busy:.2g} of its {site.cores} cores"))
         most = network.slices[network.slice_index(service.slice)].max / 100
         slots = float(np.mean(frame.carries(cell, "up")))
-        there_bps = most * peak_bits(cell, "up") * slots / (cell.slot_ms / 1e3)
+        there_bps = len(network.cell_names) * most * peak_bits(cell, "up") * slots / (cell.slot_ms / 1e3)
         asked_bps = asked_hz * scale * 8 * float(np.mean(candidate.bytes_up))
         text = f"slice {service.slice} carries at most {there_bps / 1e6:.0f} Mbit/s up, {asked_bps / 1e6:.0f} are asked"
         found.append((asked_bps / there_bps, text))

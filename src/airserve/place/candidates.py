@@ -29,7 +29,7 @@ class PlanError(UserError):
 class Weights:
     """What a use of the network costs; the unit is one core of an edge site, all the time.
 
-    `prb` weighs the share of a cell's PRBs, up and down alike: the whole carrier is worth four cores by default.
+    `prb` weighs the share of one cell's PRBs, up and down alike: its whole carrier is worth four cores by default.
     The devices are there anyway.
     """
 

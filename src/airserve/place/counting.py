@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from airserve.contract import Span
+from airserve.network.mac import MacError
 from airserve.network.topology import Network
 from airserve.network.uplink import askers
 from airserve.place.description import Service
@@ -44,7 +45,8 @@ def most_devices(
 ) -> tuple[int, str, tuple[tuple[int, float, float, float], ...]]:
     """The number until the promise breaks (0: not even one keeps it), what binds there, and the points that were run.
 
-    Found by doubling and bisection to `step`; each point is devices, percentile, and its interval in ms.
+    Found by doubling and bisection to `step`; each point is devices, percentile, and its interval in ms. Of several
+    cells one may have no scheduling request left while others have: that number is one too many, too.
     """
     if not chosen[service.name].site:
         alone = count_said(judge, chosen, service, service.devices)
@@ -56,7 +58,12 @@ def most_devices(
     said: dict[int, Said] = {}
 
     def keeps(devices: int) -> bool:
-        said[devices] = count_said(judge, chosen, service, devices)
+        try:
+            said[devices] = count_said(judge, chosen, service, devices)
+        except MacError:
+            if devices <= service.devices:
+                raise
+            return False
         return judge.keeps(said[devices], [service.name])
 
     most, limit = room(judge.factory.network, judge.factory.services, service)
@@ -69,8 +76,9 @@ def most_devices(
     while high - low > step(high):
         middle = (low + high) // 2
         low, high = (middle, high) if keeps(middle) else (low, middle)
-    calm = said[min(said)]
-    return low, binding(judge.factory.network, service, calm, said[high]), _points(service, said)
+    if high not in said:
+        return low, limit, _points(service, said)
+    return low, binding(judge.factory.network, service, said[min(said)], said[high]), _points(service, said)
 
 
 def room(network: Network, services: Sequence[Service], service: Service) -> tuple[int, str]:
@@ -79,9 +87,11 @@ def room(network: Network, services: Sequence[Service], service: Service) -> tup
     if cell.grant == "configured":
         return MOST, f"nothing up to {MOST} devices"
     others = sum(one.devices for one in services if one.name != service.name)
-    if (left := askers(cell) - others) > MOST:
+    cells = len(network.cell_names)
+    if (left := cells * askers(cell) - others) > MOST:
         return MOST, f"nothing up to {MOST} devices"
-    return left, f"scheduling requests on the PUCCH of cell {cell.name}: there are {askers(cell)} for all devices"
+    of = f"each of {cells} cells" if cells > 1 else f"cell {cell.name}"
+    return left, f"scheduling requests on the PUCCH of {of}: there are {askers(cell)} for all its devices"
 
 
 def binding(network: Network, service: Service, calm: Said, broken: Said) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
+from airserve.network.mac import MacError
 from airserve.network.topology import Network
-from airserve.network.uplink import askers
 from airserve.place.counting import named
 from airserve.place.description import Service
 from airserve.place.judging import SEARCH, Judge
@@ -54,7 +54,10 @@ def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, s
     until_s = judge.until_s(1.0)
 
     def holds(changed: Network | None, one: Candidate = candidate) -> bool:
-        said = judge.say({**chosen, service.name: one}, scale, SEARCH, 1, until_s, network=changed)
+        try:
+            said = judge.say({**chosen, service.name: one}, scale, SEARCH, 1, until_s, network=changed)
+        except MacError:  # a cell has no scheduling request for one of its devices in so short a period
+            return False
         return judge.keeps(said, [service.name])
 
     found = []
@@ -82,10 +85,8 @@ def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, s
         share = _least(own, room, lambda x: holds(_slice(network, service.slice, x)))
         if share is not None:
             found.append(f"slice {service.slice} with a min of {min(room, ceil(share)):g} %")
-    devices = sum(one.devices for one in judge.factory.services)
     for period_ms in SR_PERIODS_MS:
-        often = _cell(network, sr_period_ms=period_ms)
-        if period_ms < network.cell.sr_period_ms and askers(often.cell) >= devices and holds(often):
+        if period_ms < network.cell.sr_period_ms and holds(_cell(network, sr_period_ms=period_ms)):
             found.append(f"a scheduling-request period of {period_ms:g} ms")
             break
     for cores in CORES:
