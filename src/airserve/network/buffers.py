@@ -157,6 +157,7 @@ class Config(NamedTuple):
     ues: int
     slices: int
     prbs: int
+    group: int  # PRBs of which a grant is a multiple
     alone: bool  # no other cell is there: a block is heard as soon as it is sent
     slot_s: float
     policy: int  # address of the slice policy's code

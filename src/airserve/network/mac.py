@@ -18,6 +18,7 @@ from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network import control, frame, radio, rrc, uplink
 from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
+from airserve.network.allocation import granularity
 from airserve.network.buffers import (
     BLOCK,
     DOWN,
@@ -291,6 +292,7 @@ def config_of(
         ues=ues,
         slices=slices,
         prbs=cell.prbs,
+        group=granularity(cell),
         alone=alone,
         slot_s=slot_s,
         policy=address(cell.slicing),

@@ -11,6 +11,7 @@ import numpy as np
 
 from airserve.model import Array
 from airserve.network.adaptation import EFFICIENCY, aggregation, block_bits, choose, listen, reach
+from airserve.network.allocation import in_groups, whole
 from airserve.network.buffers import (
     LOST_DUE,
     NONE,
@@ -71,6 +72,8 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
     for k in range(c.slices):
         slices[k].need += demand(s, c, direction, k, elements)
     given = allocate(c.policy, slices, c.prbs)
+    if c.group > 1:
+        in_groups(slices, given, c.group, c.prbs)
     quota = given.copy()
     s.n[N.cces] = c.cces[direction]
     resend(s, c, direction, quota, given, elements)
@@ -180,7 +183,7 @@ def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
     if flow.direction == UP and prbs < c.prbs:  # fewer PRBs have more power each, which may allow a better MCS
         mcs, layers = choose(s, c, f, prbs)
         prbs = fewest(bits, elements, mcs, layers, most)
-    return prbs
+    return whole(prbs, c.group, c.prbs) if c.group > 1 else prbs
 
 
 @inner
@@ -297,7 +300,7 @@ def share(s: State, c: Config, f: int, quota: int, elements: int) -> int:
         return grant(s, c, f, quota, elements)
     if s.flow[f].direction != UP:  # its rate is less than alone; a device's power would be less on more PRBs
         bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
-        prbs = min(fewest(bits, elements, s.candidate[0].mcs, 1, c.prbs), quota)
+        prbs = min(whole(fewest(bits, elements, s.candidate[0].mcs, 1, c.prbs), c.group, c.prbs), quota)
     return together_on(s, c, devices, prbs, elements)
 
 
@@ -314,7 +317,7 @@ def together_on(s: State, c: Config, devices: int, prbs: int, elements: int) -> 
             again(s, c, one.block, one.shift_db)
             continue
         bits = 8 * (waiting(s, one.flow) + BLOCK_OVERHEAD_BYTES)
-        wanted = min(fewest(bits, elements, one.mcs, 1, c.prbs), prbs)
+        wanted = min(whole(fewest(bits, elements, one.mcs, 1, c.prbs), c.group, c.prbs), prbs)
         used = max(used, fill(s, c, one.flow, wanted, one.mcs, 1, one.shift_db, elements))
     return used
 

@@ -35,6 +35,7 @@ SLICE = np.dtype(  # what a policy sees of one slice in one slot and direction
         ("waited_s", "f8"),  # age of the oldest record of which bytes wait to be sent for the first time
         ("budget_s", "f8"),  # delay budget on the radio
         ("priority", "i8"),  # level of its 5QI: the lower, the sooner
+        ("carried", "i8"),  # not for policies: PRBs that it is owed, less than a resource block group
         ("fault", "i8"),  # not for policies: 1 where the policy broke the law, `granted` says by what
         ("granted", "i8"),
     ],

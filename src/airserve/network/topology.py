@@ -70,6 +70,8 @@ class Cell(Description):
     grant: Literal["sr", "configured"] = "sr"  # configured: devices may send in any uplink slot without asking
     sr_period_ms: float = Field(20.0, gt=0)  # scheduling-request period of a device
     sr_resources: int = Field(144, ge=1, le=3276)  # devices that may ask in one uplink slot: 12 shifts of 12 PRBs
+    allocation: Literal[0, 1] = 1  # what a grant can name, TS 38.214 5.1.2.2: 0 whole groups of PRBs, 1 one row of them
+    rbg_config: Literal[1, 2] = 1  # size of these groups: rbg-Size of TS 38.331, Table 5.1.2.2.1-1
     buffer_status: Literal["short", "long", "exact"] = "short"  # reports: 32 levels, 256, or bytes
     p0_dbm: float = Field(-76.0, ge=-202, le=24)  # uplink power control, TS 38.213 7.1.1; of a PRB at 15 kHz
     alpha: float = Field(1.0, ge=0, le=1)  # part of the path loss that it makes up for
