@@ -40,7 +40,7 @@ def save(path: Path, nodes: list, inputs: dict, outputs: dict, weights: dict) ->
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """whole = head + tail: (n, 4) float32 -> hidden (n, 64) -> (n, 3); same: every datatype as it came; mean."""
+    """whole = head + tail: (n, 4) float32 -> hidden (n, 64) -> (n, 3); same: every datatype; mean; heavy: 10 ms."""
     folder = tmp_path_factory.mktemp("graphs")
     rng = np.random.default_rng(0)
     w1, w2 = rng.normal(size=(4, 64)).astype("float32"), rng.normal(size=(64, 3)).astype("float32")
@@ -52,6 +52,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         helper.make_node("ReduceMean", ["p"], ["mean"], axes=[1, 2, 3], keepdims=0),
     ]
     half = (TensorProto.BFLOAT16, ["n", 2])
+    spread = rng.normal(size=(4, 1 << 16)).astype("float32") / 16
+    squares = [helper.make_node("MatMul", ["x", "w"], ["flat"]), helper.make_node("Reshape", ["flat", "by"], ["m0"])]
+    for k in range(24):
+        squares.append(helper.make_node("MatMul", [f"m{k}", "m0"], [f"p{k}"]))
+        squares.append(helper.make_node("Tanh", [f"p{k}"], [f"m{k + 1}"]))
+    squares.append(helper.make_node("ReduceMean", ["m24"], ["y"], axes=[2], keepdims=0))
     return {
         "half": save(
             folder / "half.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": half}, {"y": half}, {}
@@ -62,6 +68,10 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mean": save(
             folder / "mean.onnx", cast, {"pixels": (TensorProto.UINT8, ["n", 8, 8, 3])},
             {"mean": (TensorProto.FLOAT, ["n"])}, {},
+        ),
+        "heavy": save(
+            folder / "heavy.onnx", squares, x, {"y": (TensorProto.FLOAT, ["n", 256])},
+            {"w": spread, "by": np.array([-1, 256, 256])},
         ),
         "same": save(
             folder / "same.onnx",

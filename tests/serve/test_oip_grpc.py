@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -311,6 +312,22 @@ def test_requests_under_way_are_counted_and_a_deadline_is_kept(graphs, tmp_path)
 
     _, (slow, _) = here(graphs, talk, guard)
     assert slow.answered == 3
+
+
+def test_a_rate_does_not_depend_on_how_long_a_request_was_arriving(tmp_path):
+    """A large request begins to arrive before a small one that is counted first; both are within the rate."""
+    headers = {"authorization": f"Bearer {new_key(tmp_path / 'keys.json', 'a', rate_hz=1e6)}"}
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+
+    async def run():
+        service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, ()))
+        answer = oip_grpc._Methods(service, guard, asyncio.get_running_loop()).answer("ServerMetadata")
+        answers = [answer(SimpleNamespace(metadata=headers, arrived_s=time.monotonic() - ago), b"") for ago in (0, 2)]
+        service.close()
+        return answers
+
+    small, large = asyncio.run(run())
+    assert small == large
 
 
 def test_a_stream_of_a_slow_model_answers_in_order(graphs):

@@ -246,6 +246,68 @@ def listening(port, sockets):
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows) == sockets
 
 
+def test_costly_requests_of_one_connection_go_to_an_idle_worker_that_may_hang_or_die(alone, folder, graphs):
+    """Asked all the while on a connection of one worker; what the other has when it is stopped or killed comes back."""
+    (folder / "heavy" / "1").mkdir(parents=True)
+    shutil.copy(graphs["heavy"], folder / "heavy" / "1" / "model.onnx")
+    assert alone.ask("POST", "/v2/repository/models/heavy/load") == (200, {})
+    engine, rows = Engine(graphs["heavy"]), np.random.default_rng(1).normal(size=(8, 1, 4))
+    rows = [row.astype("float32") for row in rows]
+    expected = [engine.run([row])[0] for row in rows]
+
+    def count():
+        stats = alone.ask("GET", "/v2/models/heavy/stats")[1]["model_stats"][0]["inference_stats"]
+        return stats["success"]["count"], stats["fail"]["count"]
+
+    asked = 0
+    with socket.create_connection(("127.0.0.1", alone.port), timeout=60) as one:
+        reader = AnswerReader()
+
+        def ask_all(times=1, meanwhile=lambda: None):
+            nonlocal asked
+            for _ in range(times):
+                one.sendall(b"".join(wire.infer_request("heavy", [(X, row)], host="h") for row in rows))
+            meanwhile()
+            got = []
+            while len(got) < times * len(rows):
+                data = one.recv(1 << 16)
+                assert data, "closed before all was answered"
+                got += reader.feed(data)
+            for answer, y in zip(got, expected * times, strict=True):
+                np.testing.assert_array_equal(array(answer), y)
+            asked += len(got)
+
+        ours = owner(one, alone.workers())
+        (other,) = set(alone.workers()) - {ours}
+        before_s = spent_s(other)
+        while spent_s(other) - before_s < 0.03:
+            ask_all()
+        assert count() == (asked, 0)  # once each, and the same from both
+        ask_all(3, lambda: os.kill(other, signal.SIGSTOP))
+        os.kill(other, signal.SIGCONT)
+        ask_all(3, lambda: os.kill(other, signal.SIGKILL))
+    until_s = time.monotonic() + 30
+    while len(alone.workers()) < 2 or not listening(alone.port, 2):
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+    assert count() == (asked, 0)
+    assert alone.ask("POST", "/v2/repository/models/heavy/unload") == (200, {})
+
+
+def owner(one, pids):
+    """Which of these processes has the other end of a connection."""
+    port = f":{one.getsockname()[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inode = next(row[9] for row in rows if row[2].endswith(port))
+    return next(
+        pid for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd) == f"socket:[{inode}]"
+    )
+
+
+def spent_s(pid):
+    return time.clock_gettime((~pid << 3) | 2)  # CPU time of a process, as Linux encodes its clock
+
+
 def test_top_shows_what_is_done_now(alone):
     command = [sys.executable, "-m", "airserve.cli", "top", f"127.0.0.1:{alone.port}", "--once", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as top:

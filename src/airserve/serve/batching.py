@@ -1,4 +1,7 @@
-"""The work of a site: a first-in first-out queue, a thread per core, and padding that emulates a slower site."""
+"""The work of a site: a first-in first-out queue, a thread per core, and padding that emulates a slower site.
+
+What waits may be done elsewhere (`handing`): it is taken out of the queue, and comes back to its head where that fails.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar, final
@@ -34,6 +38,13 @@ class Done(NamedTuple, Generic[T]):
     result: T
     queue_s: float
     compute_s: float
+
+
+class Parcel(NamedTuple):
+    """What another process needs to do the same work: the checked inputs of a version of a model (a `Served`)."""
+
+    served: Any
+    ordered: Sequence[Array]
 
 
 @final
@@ -81,10 +92,13 @@ class Workers:
 
     def __init__(self, cores: int, name: str = "core") -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: deque[Job] = deque()
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # one for each job at least: a thread looks for one, or ends
         self.cores = cores
         self.limit = QUEUE_LIMIT  # of jobs that wait
         self.held = 0  # jobs that wait or run; touched by the loop's thread only
+        self.load: memoryview[int] = memoryview(bytearray(8)).cast("q")  # the same, for other processes to see
+        self.relieve: Callable[[], None] | None = None  # told when more is held than there are cores
         self._threads = [threading.Thread(target=self._work, name=f"{name}-{k}", daemon=True) for k in range(cores)]
         for thread in self._threads:
             thread.start()
@@ -94,17 +108,23 @@ class Workers:
         """Whether a core is free: nothing waits then, and work may run on the loop without passing another."""
         return self.held < self.cores
 
-    async def run(self, work: Callable[[], T], arrived_s: float, deadline_s: float) -> Done[T]:
+    async def run(
+        self, work: Callable[[], T], arrived_s: float, deadline_s: float, parcel: Parcel | None = None
+    ) -> Done[T]:
         """The result of `work` when a core was free for it; times are of `time.monotonic`.
+
+        With a `parcel` it may be done elsewhere.
 
         Raises `Overloaded` where the queue is full, `DeadlineExceeded` where the deadline passed before the start, and
         whatever `work` raises.
         """
         if self.held >= self.cores + self.limit:
             raise Overloaded(f"{self.limit} requests wait already; ask less often or add cores.")
-        job = _Job(work, deadline_s, self._loop.create_future())
-        self.held += 1
-        self._jobs.put(job)
+        job = Job(work, deadline_s, self._loop.create_future(), parcel)
+        self._jobs.append(job)
+        self._hold(+1)
+        self._calls.put(True)
+        self._seek_relief()
         await job.future
         if job.error is not None:
             raise job.error
@@ -115,19 +135,58 @@ class Workers:
             )
         return Done(job.result, job.started_s - arrived_s, job.ended_s - job.started_s)
 
+    def take(self) -> Job | None:
+        """The oldest job that waits, to be done elsewhere; None where none does, or where it cannot go."""
+        if self.held <= self.cores:
+            return None
+        try:
+            job = self._jobs.popleft()
+        except IndexError:  # the threads were quicker
+            return None
+        if job.parcel is None or job.future.done():
+            self._jobs.appendleft(job)
+            self._calls.put(True)  # that thread may have come in vain which was called for it
+            return None
+        self._hold(-1)
+        return job
+
+    def give_back(self, job: Job) -> None:
+        """What was taken has not been done: it is the first to be done here."""
+        self._jobs.appendleft(job)
+        self._hold(+1)
+        self._calls.put(True)
+
+    def settle(self, job: Job, result: Any, started_s: float, ended_s: float) -> None:
+        """What was taken has been done elsewhere, with this result."""
+        job.result, job.started_s, job.ended_s = result, started_s, ended_s
+        if not job.future.done():
+            job.future.set_result(None)
+
     def close(self) -> None:
         """Ends the threads once the queue is empty; call it when nothing is awaited any more."""
         for _ in self._threads:
-            self._jobs.put(None)
+            self._calls.put(False)
         for thread in self._threads:
             thread.join()
+
+    def _hold(self, more: int) -> None:
+        self.held += more
+        self.load[0] = self.held
+
+    def _seek_relief(self) -> None:
+        if self.relieve is not None and self.held > self.cores:
+            self.relieve()
 
     def _work(self) -> None:
         if sys.platform == "linux":  # by default a sleep may end 50 us late so that the kernel can join wake-ups
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
             # The loop takes in and answers requests in microseconds; it is not to wait for a core behind an engine.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        while (job := self._jobs.get()) is not None:
+        while self._calls.get():
+            try:
+                job = self._jobs.popleft()
+            except IndexError:  # it was taken
+                continue
             job.started_s = time.monotonic()
             job.late = job.started_s > job.deadline_s
             if not job.late and not job.future.cancelled():
@@ -138,20 +197,26 @@ class Workers:
             job.ended_s = time.monotonic()
             self._loop.call_soon_threadsafe(self._finish, job)
 
-    def _finish(self, job: _Job) -> None:
-        self.held -= 1
+    def _finish(self, job: Job) -> None:
+        self._hold(-1)
         if not job.future.done():
             job.future.set_result(None)
+        self._seek_relief()
 
 
 @final
-class _Job:
-    __slots__ = ("deadline_s", "ended_s", "error", "future", "late", "result", "started_s", "work")
+class Job:
+    """Work that waits, and what became of it."""
 
-    def __init__(self, work: Callable[[], Any], deadline_s: float, future: asyncio.Future[None]) -> None:
+    __slots__ = ("deadline_s", "ended_s", "error", "future", "late", "parcel", "result", "started_s", "work")
+
+    def __init__(
+        self, work: Callable[[], Any], deadline_s: float, future: asyncio.Future[None], parcel: Parcel | None
+    ) -> None:
         self.work = work
         self.deadline_s = deadline_s
         self.future = future
+        self.parcel = parcel
         self.result: Any = None
         self.error: Exception | None = None
         self.late = False

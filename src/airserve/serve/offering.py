@@ -47,6 +47,11 @@ def stamp(path: str) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+def mark(offer: Offer) -> str:
+    """What tells a version as it was read from all others, in any worker."""
+    return json.dumps([*offer.key, offer.endpoint.functions[0].path, *offer.stamp])
+
+
 def names(source: str) -> list[str]:
     """The models that a source holds, none where it names a model of the registry.
 

@@ -32,6 +32,8 @@ class EngineFailed(RuntimeError):
     """The engine refused inputs that fit the signature; the message is one sentence."""
 
 
+COSTLY_S = 5e-3  # work longer than this may be handed to an idle worker
+
 FAILURE: dict[type[Exception], str] = {
     BadInput: "refused", ModelError: "refused", Overloaded: "rejected", DeadlineExceeded: "late", UpstreamLate: "late",
 }  # fmt: skip
@@ -93,6 +95,12 @@ class Served:
         self.cheap = self.padded.padded_s == 0 and sum(warm_s) < INLINE_S
         self.quick = self.cheap and self.router is None  # may be computed on the loop
         self.work: Run = runs[0] if self.padded.plain else self.padded
+        self.lasts_s = sum(warm_s) if np.isfinite(sum(warm_s)) else 0.0  # a run, as last seen
+        self.mark = ""  # what names this version, of this file, to other workers; "" where there are none
+        tensors = (*self.inputs, *self.outputs)
+        self._movable = (
+            self.router is None and self.padded.padded_s == 0 and all(tensor.dtype != "bytes" for tensor in tensors)
+        )
         self.apart, self._found = batch_of(self.inputs, self.outputs, self.work) if self.quick else (False, 1)
         self._batching = self.table.batching(slot)
         self.language: Generator | Encoder | None = None
@@ -119,6 +127,11 @@ class Served:
             why = "a row's answer may depend on the others" if self.quick else "it takes 1 ms or more for one"
             raise BadInput(f"requests to {self.name} are not computed together: {why}.")
         self._batching[0], self._batching[1] = max_batch, max_wait_s
+
+    @property
+    def portable(self) -> bool:
+        """Whether another worker may compute a request: it has the same version, and the hand-over is worth it."""
+        return bool(self.mark) and self.lasts_s > COSTLY_S and self._movable
 
     @property
     def counts(self) -> Counts:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Protocol, final
 from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
 from airserve.model import Array, ModelError, Signature, Tensor
-from airserve.serve.batching import Workers
+from airserve.serve.batching import Parcel, Workers
 from airserve.serve.gathering import Gatherer
 from airserve.serve.guarding import Guard
 from airserve.serve.metering import Table
@@ -210,8 +210,10 @@ class Service:
             ordered = served.check(inputs)
             if requested and served.router is None:
                 served.check_requested(requested, served.outputs)
-            done = await self.workers.run(lambda: served.encode(ordered, trace), arrived_s, deadline_s)
+            parcel = Parcel(served, ordered) if served.portable else None
+            done = await self.workers.run(lambda: served.encode(ordered, trace), arrived_s, deadline_s, parcel)
             outputs, request = done.result
+            served.lasts_s = done.compute_s
             onward = None
             if served.router is not None:
                 onward = await served.router.ask(request, deadline_s, tell=named)

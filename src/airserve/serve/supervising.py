@@ -29,6 +29,7 @@ from airserve.model import ModelError
 from airserve.serve import offering, working
 from airserve.serve.configuration import Configuration, ConfigurationError, read
 from airserve.serve.guarding import Guard
+from airserve.serve.handing import Siblings
 from airserve.serve.holding import Holder
 from airserve.serve.metering import SLOTS, Table
 from airserve.serve.offering import Offer
@@ -96,8 +97,8 @@ class Supervisor:
         if configuration.grpc_port >= 0:
             self._held_grpc, grpc_port = reserve(configuration.host, configuration.grpc_port)
             self._configuration = replace(self._configuration, grpc_port=grpc_port)
-        self._table = Table(configuration.workers)
         self._guard = Guard(configuration) if configuration.keys or configuration.jwks else None
+        self._table, self._siblings = Table(configuration.workers), Siblings(configuration.workers)
         self._next_slot = len(self._offers)
         self._generation = 0
         self._workers: dict[int, _Worker] = {}
@@ -143,7 +144,8 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
                 die_with_parent(parent)
                 moved = self._holder.moved(self._offers)
-                status = working.run(self._configuration, self._table, self._guard, number, self._offers, moved, theirs)
+                shared = working.Shared(self._table, self._guard, self._siblings)
+                status = working.run(self._configuration, shared, number, self._offers, moved, theirs)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -181,6 +183,7 @@ class Supervisor:
         worker.line.close()
         status = _ended(worker.pid, GRACE_S)
         del self._workers[worker.number]
+        self._siblings.gone(worker.number)
         if self._guard is not None:
             self._guard.bury(worker.number, worker.pid)
         if self._stopping:

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from airserve import catalog
 from airserve.contract import SiteProcess, from_plain
@@ -21,6 +21,7 @@ from airserve.model import ModelError
 from airserve.serve import offering, recording, tracing
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Guard
+from airserve.serve.handing import Hands, Siblings
 from airserve.serve.metering import Table
 from airserve.serve.offering import Offer
 from airserve.serve.protocols import _http
@@ -32,10 +33,17 @@ DRAIN_S = 10.0
 Wrap = Callable[[_http.Answer, _http.Failed], _http.Answer]
 
 
+class Shared(NamedTuple):
+    """What the workers of a service have in common, made before they are forked."""
+
+    table: Table
+    guard: Guard | None
+    siblings: Siblings
+
+
 def run(
     configuration: Configuration,
-    table: Table,
-    guard: Guard | None,
+    shared: Shared,
     number: int,
     offers: Sequence[Offer],
     moved: Mapping[Offer, str],
@@ -46,7 +54,7 @@ def run(
 
     spare = line.dup()  # the loop closes its own
     try:
-        uvloop.run(_serve(configuration, table, guard, number, offers, moved, line))
+        uvloop.run(_serve(configuration, shared, number, offers, moved, line))
     except (UserError, OSError) as error:
         spare.setblocking(True)
         spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
@@ -56,8 +64,7 @@ def run(
 
 async def _serve(
     configuration: Configuration,
-    table: Table,
-    guard: Guard | None,
+    shared: Shared,
     number: int,
     offers: Sequence[Offer],
     moved: Mapping[Offer, str],
@@ -66,7 +73,8 @@ async def _serve(
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    service = Service(SiteProcess(configuration.name, configuration.host, configuration.port, 1, ()), table, number)
+    c, guard = configuration, shared.guard
+    service = Service(SiteProcess(c.name, c.host, c.port, 1, ()), shared.table, number)
     models = Models(service, configuration, await asyncio.open_connection(sock=line))
     service.models, service.guard = models, guard
     models.prepare(offers, moved)
@@ -79,9 +87,8 @@ async def _serve(
         service.close()
         return
     following.result()
-    service.deadline_s, service.workers.limit = configuration.deadline_s, configuration.queue
-    service.knowledge = configuration.knowledge
-    c = configuration
+    service.deadline_s, service.workers.limit = c.deadline_s, c.queue
+    service.knowledge = c.knowledge
     recording.record(c.access_log)
     spans = tracing.Spans(c.name) if c.otel else None
     wrap = _wraps(*([spans.traced] if spans else []), *([recording.recorded] if c.access_log else []))
@@ -89,14 +96,18 @@ async def _serve(
         service, c.host, c.port, share=True, tls=_tls(c), guard=guard, wrap=wrap
     )
     listeners = [listener]
-    if configuration.grpc_port >= 0:
-        listeners.append(await _grpc(service, configuration, guard))
+    if c.grpc_port >= 0:
+        listeners.append(await _grpc(service, c, guard))
+    hands = Hands(shared.siblings, number, service)
+    await hands.open()
     gc.collect()
     gc.freeze()  # models and modules stay: later collections need not walk them
     models.say(say="ready")
     following = asyncio.create_task(models.follow())
     await stopped
+    hands.leave()
     await asyncio.gather(*(one.drain(DRAIN_S) for one in listeners))
+    hands.close()
     following.cancel()
     service.close()
     if spans is not None:
@@ -193,6 +204,7 @@ class Models:
                 path = (moved or {}).get(offer, first.path)
                 endpoint = replace(offer.endpoint, functions=(replace(first, path=path), *others))
                 served = Served(endpoint, service.table, service.worker, offer.slot, bounds)
+                served.mark = offering.mark(offer)
                 if offering.stamp(path) != offer.stamp:
                     raise ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
             made[offer] = served

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from importlib.metadata import version as version_of
@@ -170,7 +171,7 @@ class _Methods:
         """Who asks, looked up once for each key, and counted against its rate."""
         if self._guard is None:
             return None, None
-        metadata, now_s = call.metadata, call.arrived_s
+        metadata, now_s = call.metadata, time.monotonic()  # others may have been counted since it began to arrive
         given = metadata.get("authorization"), metadata.get("x-api-key")
         found = self._known.get(given)
         if found is None or found[0].until_s < now_s:

@@ -1,0 +1,304 @@
+"""A costly request goes to a worker that is idle, whichever worker its connection came to.
+
+The kernel deals out connections, not requests: one gRPC channel, or a few busy connections, would keep one core. So a
+worker whose engine is taken hands the oldest request that waits to a sibling that holds nothing, as a table in shared
+memory tells: over a Unix socket, the tensors as they lie in memory. A request is never lost to that and never answered
+twice: what a sibling refuses, fails or does not answer in time is taken back, and done here. It is counted here alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import os
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+
+import numpy as np
+
+from airserve.model import Array, Tensor
+from airserve.serve.batching import Job, Parcel
+from airserve.tensors import DATATYPE, NUMPY
+
+if TYPE_CHECKING:
+    from airserve.serve.served import Served
+    from airserve.serve.service import Service
+
+PATIENCE_S = 0.5  # for an answer, beside what the work lasts
+TIMES = 8.0  # as long as the work may last elsewhere; then it is taken back
+REFUSED_S, LOST_S = 0.02, 0.5  # a sibling that has refused, or was lost, is left alone
+PREFIX = struct.Struct("<QQQ")  # which request, bytes of the header (JSON), bytes of header and tensors
+ALIGNED = 16  # bytes; where a tensor begins
+BACKLOG = 64
+PEER = struct.Struct("3i")  # SO_PEERCRED: process, user, group
+
+
+@final
+class Siblings:
+    """What the workers of a service know of each other. Made before they are forked, it is one table to all of them.
+
+    >>> siblings = Siblings(workers=2)
+    >>> siblings.idle(1), siblings.come(1), siblings.idle(1)
+    (False, None, True)
+    >>> siblings.load(1)[0] = 3
+    >>> siblings.idle(1)
+    False
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.count = workers
+        self._secret = secrets.token_hex(16)
+        self._cells: memoryview[int] = memoryview(mmap.mmap(-1, 16 * workers)).cast("q")
+
+    def address(self, worker: int) -> str:
+        """Where a worker listens: a name that is no file, and is free when the worker has died."""
+        return f"\0airserve-{self._secret}-{worker}"
+
+    def load(self, worker: int) -> memoryview[int]:
+        """The number of jobs that a worker holds, which it alone writes."""
+        return self._cells[2 * worker + 1 : 2 * worker + 2]
+
+    def idle(self, worker: int) -> bool:
+        return self._cells[2 * worker] == 1 and self._cells[2 * worker + 1] == 0
+
+    def come(self, worker: int) -> None:
+        """It may be asked."""
+        self._cells[2 * worker + 1] = 0
+        self._cells[2 * worker] = 1
+
+    def gone(self, worker: int) -> None:
+        """It is not to be asked any more."""
+        self._cells[2 * worker] = 0
+
+
+class _Heard(NamedTuple):
+    number: int
+    header: list[Any]
+    data: memoryview  # of the tensors
+
+
+@final
+class Line(asyncio.BufferedProtocol):
+    """A connection between two workers. `heard` is told of each message, `ended` of the end."""
+
+    def __init__(self, heard: Callable[[Line, _Heard], None], ended: Callable[[], None]) -> None:
+        self._heard, self._ended = heard, ended
+        self._prefix = bytearray(PREFIX.size)
+        self._into, self._filled, self._number, self._header = memoryview(self._prefix), 0, -1, 0
+        self._transport: asyncio.Transport | None = None
+
+    def say(self, number: int, header: list[Any], arrays: Sequence[Array] = ()) -> None:
+        """A message; the arrays are not to change until it has gone."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        text = json.dumps(header).encode()
+        parts: list[bytes | memoryview] = [text.ljust(_aligned(len(text)))]
+        for array in arrays:
+            if array.nbytes:
+                parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                parts.append(b"\0" * (_aligned(array.nbytes) - array.nbytes))
+        size = sum(len(part) for part in parts)
+        self._transport.writelines([PREFIX.pack(number, len(parts[0]), size), *parts])
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not _ours(transport.get_extra_info("socket")):
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._into[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._filled < len(self._into):
+            return
+        self._filled = 0
+        if self._number < 0:
+            self._number, self._header, size = PREFIX.unpack(self._prefix)
+            self._into = memoryview(bytearray(size))
+        else:
+            whole, number = self._into, self._number
+            self._into, self._number = memoryview(self._prefix), -1
+            text, data = whole[: self._header], whole[self._header :]
+            self._heard(self, _Heard(number, json.loads(bytes(text)), data))
+
+
+@final
+class Hands:
+    """A worker's way to its siblings, and theirs to it. Made inside a running loop."""
+
+    def __init__(self, siblings: Siblings, worker: int, service: Service) -> None:
+        self._siblings, self._worker, self._service = siblings, worker, service
+        self._others = [(worker + 1 + k) % siblings.count for k in range(siblings.count - 1)]
+        self._lines: dict[int, Line] = {}
+        self._asked: dict[int, tuple[int, asyncio.Future[_Heard | None]]] = {}  # by sibling: one request at a time
+        self._not_before_s: dict[int, float] = {}
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.handed = self.returned = 0  # requests that a sibling has answered, and that came back
+
+    async def open(self) -> None:
+        """Be asked, and ask, from now on."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(self._siblings.address(self._worker))
+        listening.listen(BACKLOG)
+
+        def accepted() -> Line:
+            return Line(self._asked_for, lambda: None)
+
+        self._server = await asyncio.get_running_loop().create_unix_server(accepted, sock=listening)
+        workers = self._service.workers
+        workers.load = self._siblings.load(self._worker)
+        self._siblings.come(self._worker)
+        workers.load[0] = workers.held
+        workers.relieve = self._relieve
+
+    def leave(self) -> None:
+        """Be asked no more, and hand nothing on; what is under way is answered."""
+        self._siblings.gone(self._worker)
+        self._service.workers.relieve = None
+
+    def close(self) -> None:
+        """End all connections, once nothing is awaited any more."""
+        self.leave()
+        for task in self._tasks:
+            task.cancel()
+        for line in self._lines.values():
+            line.abort()
+        if self._server is not None:
+            self._server.close()
+
+    # what is handed to a sibling
+
+    def _relieve(self) -> None:
+        now_s = time.monotonic()
+        for other in self._others:
+            if other in self._asked or not self._siblings.idle(other) or now_s < self._not_before_s.get(other, 0.0):
+                continue
+            job = self._service.workers.take()
+            if job is None:
+                return
+            self._number += 1
+            self._asked[other] = self._number, asyncio.get_running_loop().create_future()
+            self._spawn(self._hand(other, job))
+
+    async def _hand(self, other: int, job: Job) -> None:
+        assert job.parcel is not None
+        number, future = self._asked[other]
+        heard, pause_s = None, LOST_S
+        try:
+            served: Served = job.parcel.served
+            async with asyncio.timeout(PATIENCE_S + TIMES * served.lasts_s):
+                line = self._lines.get(other) or await self._connect(other)
+                shapes = [array.shape for array in job.parcel.ordered]
+                line.say(number, [served.mark, job.deadline_s, shapes], job.parcel.ordered)
+                heard = await future
+            if heard is not None and not heard.header:
+                heard, pause_s = None, REFUSED_S
+        except OSError:  # TimeoutError is one: it hangs, or so it seems
+            pass
+        finally:
+            del self._asked[other]
+        if heard is None:
+            self.returned += 1
+            self._not_before_s[other] = time.monotonic() + pause_s
+            if pause_s == LOST_S and (lost := self._lines.pop(other, None)) is not None:
+                lost.abort()  # what it may still say is heard by nobody
+            self._service.workers.give_back(job)
+        else:
+            self.handed += 1
+            started_s, ended_s, shapes = heard.header
+            outputs = _arrays(served.outputs, shapes, heard.data)
+            result = list(zip(served.outputs, outputs, strict=True)), b""
+            self._service.workers.settle(job, result, started_s, ended_s)
+        if (relieve := self._service.workers.relieve) is not None and not self._service.workers.idle:
+            relieve()
+
+    async def _connect(self, other: int) -> Line:
+        """A connection to a sibling. Raises `OSError`."""
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            one.setblocking(False)
+            one.connect(self._siblings.address(other))
+
+            def ended() -> None:
+                if self._lines.get(other) is made:
+                    del self._lines[other]
+                    if other in self._asked and not (future := self._asked[other][1]).done():
+                        future.set_result(None)
+
+            def answered(line: Line, heard: _Heard) -> None:
+                number, future = self._asked.get(other, (-1, None))
+                if future is not None and number == heard.number and not future.done():
+                    future.set_result(heard)
+
+            made = Line(answered, ended)
+            await asyncio.get_running_loop().create_unix_connection(lambda: made, sock=one)
+        except BaseException:
+            one.close()
+            raise
+        self._lines[other] = made
+        return made
+
+    # what a sibling hands over
+
+    def _asked_for(self, line: Line, heard: _Heard) -> None:
+        mark, deadline_s, shapes = heard.header
+        served = next((one for one in self._service.served if one.mark == mark), None)
+        if served is None or not self._service.workers.idle or self._service.workers.relieve is None:
+            line.say(heard.number, [])
+        else:
+            parcel = Parcel(served, _arrays(served.inputs, shapes, heard.data))
+            self._spawn(self._compute(line, heard.number, parcel, deadline_s))
+
+    async def _compute(self, line: Line, number: int, parcel: Parcel, deadline_s: float) -> None:
+        now_s = time.monotonic()
+        try:
+            done = await self._service.workers.run(lambda: parcel.served.run(parcel.ordered), now_s, deadline_s)
+        except Exception:  # late, or the engine refuses it: the one who was asked says so in its own words
+            line.say(number, [])
+            return
+        began_s, shapes = now_s + done.queue_s, [array.shape for array in done.result]
+        line.say(number, [began_s, began_s + done.compute_s, shapes], done.result)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _arrays(tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], data: memoryview) -> list[Array]:
+    """Views of the bytes that `Line.say` wrote."""
+    arrays, at = [], 0
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        array: Array = np.ndarray(shape, NUMPY[DATATYPE[tensor.dtype]], data, at)
+        arrays.append(array)
+        at += _aligned(array.nbytes)
+    return arrays
+
+
+def _aligned(size: int) -> int:
+    """
+    >>> _aligned(0), _aligned(1), _aligned(16)
+    (0, 16, 16)
+    """
+    return -(-size // ALIGNED) * ALIGNED
+
+
+def _ours(connected: socket.socket) -> bool:
+    """Whether a process of this user is at the other end."""
+    peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+    return bool(PEER.unpack(peer)[1] == os.getuid())
