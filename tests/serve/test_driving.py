@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -136,26 +135,23 @@ def test_the_driver_keeps_the_arrival_law_and_shows_every_sample(graphs: dict[st
 def test_a_slow_server_does_not_slow_the_driver(
     graphs: dict[str, Path], tmp_path: Path, stub: Callable[[Answer], Stub]
 ) -> None:
-    """Open loop against a server of 40 ms asked every 20 ms: latency is Lindley's recursion, sending stays on time."""
-    work_s = 0.04
+    """Open loop against a server that answers nothing until all has been sent: all is sent, each at its time or later,
+    and latency counts from then.
+    """
+    deployment = alone(graphs, tmp_path, 1, rate_hz=50)
+    count = len(schedule(deployment.askers[0], 20, 1.0, (1, 0)).sent_s)
 
     def slow(sock: socket.socket, number: int) -> bool:
-        time.sleep(work_s)
-        return right(sock, number)
+        return number < count or all(right(sock, k) for k in range(count))
 
     server = stub(slow)
     asked, _ = run(alone(graphs, tmp_path, server.port, rate_hz=50), 1.0)
     assert asked.failures == {}
-    assert asked.answered == len(asked.sent_s) == server.count
-    free_s, expected = 0.0, []
-    for at_s in asked.sent_s:
-        free_s = max(free_s, at_s) + work_s
-        expected.append(free_s - at_s)
-    measured = asked.done_s - asked.sent_s
-    assert measured[-10:].min() > 0.3, "the queue grew"
-    assert (measured >= np.array(expected) - 1e-3).all()
-    assert np.median(measured / np.array(expected)) == pytest.approx(1, abs=0.15)
-    assert np.median(asked.late_s) < 2e-3
+    assert asked.answered == len(asked.sent_s) == server.count == count
+    assert (asked.late_s >= 0).all()
+    assert (np.diff(asked.done_s) >= 0).all()
+    assert asked.done_s.min() >= asked.sent_s.max()
+    assert (asked.done_s >= asked.sent_s + asked.late_s).all()
 
 
 def test_byte_ranges_follow_one_another(
@@ -178,9 +174,11 @@ def test_a_lost_connection_fails_what_was_on_it_and_is_made_again(
 ) -> None:
     server = stub(lambda sock, number: number != 5 and right(sock, number))
     asked, _ = run(alone(graphs, tmp_path, server.port, rate_hz=20), 1.5)
-    assert sum(asked.failures.values()) == len(asked.sent_s) - asked.answered == 1
-    assert next(iter(asked.failures)).startswith("the connection was")
-    assert np.isfinite(asked.done_s[-5:]).all()
+    lost = np.flatnonzero(~np.isfinite(asked.done_s))
+    assert sum(asked.failures.values()) == len(lost)  # one, or more where the driver sent several at once
+    assert lost.tolist() == list(range(4, 4 + len(lost)))  # the fifth is not answered, nor what lay behind it
+    assert all(why.startswith("the connection was") for why in asked.failures)
+    assert asked.done_s[4 + len(lost) :].size
 
 
 def test_errors_are_failures_with_their_sentence(
