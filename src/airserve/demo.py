@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from airserve.learn.compression import compress
 from airserve.learn.importing import import_pretrained
@@ -24,6 +23,7 @@ from airserve.place.description import Factory, Pin, read
 from airserve.place.plan import Candidate, Plan
 from airserve.place.planning import known_plan, plan, save
 from airserve.place.profiling import profile
+from airserve.progress import bar
 from airserve.registry import Registry
 from airserve.serve.driving import Drive, drive
 from airserve.web.contents import contents, keep
@@ -127,22 +127,15 @@ def _measure(
     """One measured run: up, drive, down. Whatever happens, nothing is left running."""
     deployment = wanted(factory, made, registry=registry, name=name, port=port, seed=seed)
     try:
-        with step(console, "up", f"{len(deployment.processes)} site processes and the air"), _bar(console, "up") as bar:
-            running = up(deployment, registry.home, bar)
+        with step(console, "up", f"{len(deployment.processes)} site processes and the air"), bar("up") as done:
+            running = up(deployment, registry.home, done.to)
             keep(running.run_dir, factory, made)
         asked = ", ".join(f"{one.service} {len(one.addresses)} x {one.rate_hz:g} Hz" for one in deployment.askers)
-        with step(console, "drive", f"{seconds:g} s, open loop: {asked}"), _bar(console, "drive") as bar:
-            return drive(deployment, seconds=seconds, seed=seed, run_dir=running.run_dir, progress=bar)
+        with step(console, "drive", f"{seconds:g} s, open loop: {asked}"), bar("drive") as done:
+            return drive(deployment, seconds=seconds, seed=seed, run_dir=running.run_dir, progress=done.to)
     finally:
         with step(console, "down", name):
             down(name, registry.home)
-
-
-@contextmanager
-def _bar(console: Console, text: str) -> Iterator[Callable[[float, float], None]]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _pinned(factory: Factory, made: Plan) -> Factory | None:

@@ -1,17 +1,14 @@
-"""What all commands share: the application, its exit statuses, options, tables and progress."""
+"""What all commands share: the application, its exit statuses, options and tables."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 KEPT, NOT_KEPT, BAD_INPUT, NO_PLAN, INVALID = range(5)
@@ -48,11 +45,3 @@ def rows(columns: list[str], lines: list[list[Any]], title: str | None = None) -
 
 def digits(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-@contextmanager
-def waiting(text: str, wanted: bool) -> Iterator[Callable[[float, float], None]]:
-    """A progress bar on a terminal, told how much is done of how much."""
-    with Progress(console=note, transient=True, disable=not wanted) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -24,8 +24,8 @@ from airserve.cli.app import (
     out,
     rows,
     show,
-    waiting,
 )
+from airserve.progress import bar
 
 command = partial(app.command, rich_help_panel="From a description to a report")
 
@@ -87,9 +87,9 @@ def up(
         for limit in made.limits:
             note.print(limit, highlight=False, soft_wrap=True)
         raise typer.Exit(NO_PLAN)
-    with waiting(f"up {name}", not as_json) as progress:
+    with bar(f"up {name}", wanted=not as_json) as done:
         running = start(
-            wanted(factory, made, registry=registry, name=name, port=port, seed=seed), registry.home, progress
+            wanted(factory, made, registry=registry, name=name, port=port, seed=seed), registry.home, done.to
         )
     keep(running.run_dir, factory, made)
     _status(look(name, registry.home), as_json)
@@ -119,8 +119,8 @@ def drive(
     from airserve.web.contents import measured
 
     name = name or only(home())
-    with waiting(f"drive {name}", not as_json) as progress:
-        ran = ask(load(name, home()), seconds=seconds, seed=seed, run_dir=folder(name, home()), progress=progress)
+    with bar(f"drive {name}", wanted=not as_json) as done:
+        ran = ask(load(name, home()), seconds=seconds, seed=seed, run_dir=folder(name, home()), progress=done.to)
     found = measured(load(name, home()), ran)
     if as_json:
         show(found)

@@ -6,9 +6,9 @@ import time
 from importlib.metadata import version
 
 from airserve.catalog import compressors
-from airserve.learn.progress import bar
 from airserve.learn.scoring import agreement, paired_ms, top
 from airserve.model import Engine, Model, ModelError, load_samples
+from airserve.progress import bar
 from airserve.registry import Registry
 
 RECIPE = 2  # raise it when a change of this file or of a compressor makes another variant
@@ -46,14 +46,15 @@ def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False,
             f"the samples of {model.reference} have {samples.calibration} rows to calibrate and {len(held.inputs)} "
             "held ones; both are needed: import it again with samples that state `calibration`."
         )
-    with bar(progress, f"{how}: calibrating", 3 * len(held.inputs)) as report:  # calibration counts as a third
+    work = 3 * len(held.inputs)  # calibration counts as a third
+    with bar(f"{how}: calibrating", work, wanted=progress, stays=True) as done:
         started_s = time.process_time()
         small = make(model.path, samples.inputs[: samples.calibration])
         cpu_s = time.process_time() - started_s
         parent, child = Engine(model.path), Engine(small)
-        report(f"{how}: scoring", len(held.inputs))
-        wanted = top(parent, held.inputs, lambda rows: report(f"{how}: scoring", rows))
-        found = top(child, held.inputs, lambda rows: report(f"{how}: scoring", rows))
+        done.by(len(held.inputs), f"{how}: scoring")
+        wanted = top(parent, held.inputs, done.by)
+        found = top(child, held.inputs, done.by)
         parent_ms, child_ms = paired_ms(parent, child, held.inputs)
     if held.labels is None:
         scores, before = {"agreement": agreement(found, wanted)}, 1.0

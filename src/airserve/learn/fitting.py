@@ -18,11 +18,11 @@ from airserve.learn.metrics import Metric
 from airserve.learn.optimizers import optimizer
 from airserve.learn.preparing import Prepared, few, normalise
 from airserve.learn.pretraining import pretrain
-from airserve.learn.progress import bar
 from airserve.learn.recipe import Options
 from airserve.learn.reinforcement import play_and_learn
 from airserve.learn.schedules import OneCycle
 from airserve.model import ModelError
+from airserve.progress import bar
 
 PATIENCE = 5  # epochs without a better validation loss after which training stops
 PLAIN = Options()  # no option
@@ -164,8 +164,8 @@ def fit(
         order.set_state(state["order"])
         curve, best = state["curve"], state["best"]
     started_s = time.process_time() - (curve[-1]["cpu_s"] if curve else 0.0)
-    with bar(progress, f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps) as report:
-        report(f"epoch {len(curve) + 1} of {config.epochs}", len(curve) * steps)
+    with bar(f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps, wanted=progress, stays=True) as done:
+        done.to(len(curve) * steps)
         for epoch in range(len(curve), config.epochs):
             if exhausted(curve) and not keeps_last:
                 break
@@ -182,14 +182,16 @@ def fit(
                 if step % LOOK == 0 or step == steps - 1:
                     whole = seen[: step + 1] if alone else fabric.all_reduce(seen[: step + 1], reduce_op="mean")
                     refuse_divergence(whole, epoch, curve, config.rate, checkpoint)
-                    report(f"epoch {epoch + 1} of {config.epochs}  loss {whole.mean():.3f}", LOOK)
+                    done.to(
+                        epoch * steps + step + 1, text=f"epoch {epoch + 1} of {config.epochs}  loss {whole.mean():.3f}"
+                    )
             loss, scores = fabric.broadcast(validate(fabric, learner, prepared))
             spent_s = time.process_time() - started_s
             if not alone:
                 spent_s = float(fabric.all_reduce(torch.tensor(spent_s), reduce_op="sum"))
             curve.append({"train_loss": whole.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
             said = "".join(f"  {name} {score:.4f}" for name, score in scores.items())
-            report(f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}", 0)
+            done.by(0, f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}")
             if np.isfinite(loss) if keeps_last else loss == min(each["loss"] for each in curve):
                 best = {key: value.clone() for key, value in learner.module.state_dict().items()}
             if checkpoint and epoch + 1 < config.epochs and fabric.global_rank == 0:

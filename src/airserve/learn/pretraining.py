@@ -14,9 +14,9 @@ from airserve.catalog import pretexts
 from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.optimizers import optimizer
 from airserve.learn.preparing import Prepared
-from airserve.learn.progress import bar
 from airserve.learn.schedules import OneCycle
 from airserve.model import ModelError
+from airserve.progress import bar
 
 CLIP = 1.0  # largest norm of a step's gradient
 LOOK = 20  # steps after which the loss is looked at
@@ -60,7 +60,7 @@ def fit(fabric: Fabric, learner: nn.Module, inputs: Tensor, config: Any, seed: i
     schedule, order = OneCycle(rule, config.epochs * steps), torch.Generator().manual_seed(seed)
     learner.train()
     started_s = time.process_time()
-    with bar(progress, name, config.epochs * steps) as report:
+    with bar(name, config.epochs * steps, wanted=progress, stays=True) as done:
         for epoch in range(config.epochs):
             rows, total = torch.randperm(len(inputs), generator=order), torch.zeros(())
             for step in range(steps):
@@ -79,7 +79,8 @@ def fit(fabric: Fabric, learner: nn.Module, inputs: Tensor, config: Any, seed: i
                             f"{name} pre-training diverged: its loss is no number by step {step + 1} of epoch "
                             f"{epoch + 1}; train without it, or with another precision."
                         )
-                    report(f"{name}: epoch {epoch + 1} of {config.epochs}  loss {total / (step + 1):.3f}", LOOK)
+                    said = f"{name}: epoch {epoch + 1} of {config.epochs}  loss {total / (step + 1):.3f}"
+                    done.to(epoch * steps + step + 1, text=said)
     return time.process_time() - started_s
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airserve.learn.progress import bar
 from airserve.model import Array
+from airserve.progress import bar
 
 if TYPE_CHECKING:  # a task that is played needs no torch to be listed
     from lightning_fabric import Fabric
@@ -50,7 +50,7 @@ def play_and_learn(
         return moves
 
     started_s = time.process_time()
-    with bar(progress, "round 1", config.epochs) as report:
+    with bar("round 1", config.epochs, wanted=progress, stays=True) as done:
         for epoch in range(config.epochs):
             learner.module.train()
             played: list[list[Array]] = []
@@ -83,7 +83,7 @@ def play_and_learn(
             spent_s = round(time.process_time() - started_s, 2)
             loss = losses.mean().item()
             curve.append({"train_loss": loss, "loss": loss, "mean_return": mean, "cpu_s": spent_s})
-            report(f"round {epoch + 1} of {config.epochs}  mean return {mean:.0f}", 1)
+            done.by(1, f"round {epoch + 1} of {config.epochs}  mean return {mean:.0f}")
     learner.module.load_state_dict(best)
     return curve
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,8 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import Progress
 
 from airserve.model import Array
 from airserve.network.coupling import cell_gains, coupling_loss_db
@@ -31,6 +28,7 @@ from airserve.network.link import EVM
 from airserve.network.parts import Part
 from airserve.network.radio import ARRAYS, Trace, TraceError, file_name, trace_folder
 from airserve.network.topology import Cell
+from airserve.progress import bar
 
 UE_POWER_DBM = 23.0  # power class 3, TS 38.101-1 6.2.1
 UE_NOISE_FIGURE_DB, GNB_NOISE_FIGURE_DB = 9.0, 5.0  # TR 38.901 Table 7.8-1, TR 38.802 Table A.2.1-1
@@ -184,8 +182,7 @@ def make_for(
         what = f"{'.'.join(map(str, first['loc']))} {first['input']}: " if first["loc"] else ""
         raise TraceError(f"{what}{first['msg'].removeprefix('Value error, ')}.") from None
     path = trace_folder(home) / file_name(described)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"radio of {ues} UEs, {scenario}", total=ues)
+    with bar(f"radio of {ues} UEs, {scenario}", ues) as done:
         trace = make(
             scenario,
             cell=described,
@@ -194,7 +191,7 @@ def make_for(
             snapshot_s=snapshot_s,
             speed_ms=speed_ms,
             seed=seed,
-            progress=lambda done, _: bar.update(task, completed=done),
+            progress=done.to,
             part=path.with_suffix(".part"),
         )
     save(trace, path)

@@ -10,9 +10,6 @@ import json
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from airserve.contract import from_plain, to_plain
 from airserve.network import twin
 from airserve.network.jit import digest as sources
@@ -23,6 +20,7 @@ from airserve.place.judging import Judge, flows
 from airserve.place.plan import Choice, Plan
 from airserve.place.profiling import profile, resolve
 from airserve.place.searching import Search
+from airserve.progress import bar
 from airserve.registry import Registry
 
 __all__ = ["PlanError", "Weights", "flows", "known_or_planned", "known_plan", "load", "plan", "save"]
@@ -49,11 +47,10 @@ def plan(
     """
     started = time.perf_counter()
     known = profile(factory, registry=registry, progress=progress)
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task("plan", total=None)
+    with bar("plan", wanted=progress) as done:
 
         def ran() -> None:
-            bar.update(task, advance=1, description=f"plan: {judge.runs} runs of the twin")
+            done.by(1, f"plan: {judge.runs} runs of the twin")
 
         judge = Judge(factory, seed, ran)
         search = Search(factory, known, registry, judge, 1 + headroom, weights, planner)

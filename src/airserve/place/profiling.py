@@ -12,14 +12,13 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import onnxruntime
-from rich.console import Console
-from rich.progress import Progress
 
 from airserve.contract import from_plain, to_plain
 from airserve.model import Array, Engine, Model, ModelError, Samples, load_samples
 from airserve.place.choosing import Timed, choose, machine
 from airserve.place.description import Factory
 from airserve.place.measuring import VariantProfile, Way, decode_s, halves, measure, measured_score
+from airserve.progress import bar
 from airserve.registry import Registry
 
 RECIPE = 4  # of measuring: raise it when figures that are kept no longer compare
@@ -97,15 +96,11 @@ def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progre
     """
     names = list(dict.fromkeys(service.model for service in factory.services if service.model))
     found = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    with bar("profile", wanted=progress) as done:
         for name in names:
             model = resolve(name, registry)
             variants = registry.variants(model)
-            task = bar.add_task(f"profile {name}", total=None)
-
-            def step(done: int, total: int, text: str, task: Any = task) -> None:
-                bar.update(task, description=text, completed=done, total=total)
-
+            done.to(0, text=f"profile {name}")
             samples = Lazy(model)
             made: list[VariantProfile] = []
             runtimes: list[tuple[str, Timed]] = []
@@ -113,7 +108,7 @@ def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progre
                 key = f"profile/{_content(variant, model)}"
                 kept = None if fresh else registry.kept(key)
                 if kept is None:
-                    kept = to_plain(measure(variant, model, samples.read(), step))
+                    kept = to_plain(measure(variant, model, samples.read(), done.to))
                     registry.keep(key, kept)
                 made.append(replace(from_plain(VariantProfile, kept), reference=variant.reference))
                 timed = choose(variant, model, samples.read, registry=registry, fresh=fresh)
