@@ -16,7 +16,7 @@ import numpy as np
 
 from airserve.catalog import tasks
 from airserve.errors import UserError
-from airserve.learn.metrics import recalls
+from airserve.learn.metrics import Metric, recalls
 from airserve.learn.preparing import load_task
 from airserve.learn.recipe import digest, read_net
 from airserve.learn.training import train
@@ -34,6 +34,7 @@ class Row:
     seeds: int = 1
     reach: float | None = None  # the figure to reach on the mean over seeds
     most_cpu_s: float = NO_LIMIT
+    of: str = ""  # the score of which it is the figure, where that is not the task's metric and more is better
 
 
 ROWS = [
@@ -51,7 +52,7 @@ ROWS = [
     Row("collaborative", "movielens", 3, 0.885),
     Row("gpt,epochs=1", "brown", 1),
     Row("vae", "fashion-generation", 1),
-    Row("gan,epochs=2", "fashion-generation", 1),
+    Row("gan", "fashion-generation", 1, 8, of="classes_seen"),
     Row("policy", "cartpole", 3, 475),
     Row("ds-cnn", "speech-words", 1, 0.97),
     Row("seq2seq", "libreoffice", 1),
@@ -103,7 +104,8 @@ def line(row: Row, models: list[Model]) -> str:
     scores = [model.scores[metric.name] for model in models]
     facts, mean = models[0].lineage, float(np.mean(scores))
     verdict = {True: "reached", False: "not reached", None: ""}[reached(row, models)]
-    aim = "" if row.reach is None else f"{'≤' if metric.less_is_better else '≥'} {row.reach:g}"
+    aim = "" if row.reach is None else f"{'≤' if metric.less_is_better and not row.of else '≥'} {row.reach:g}"
+    aim += f" {row.of.replace('_', ' ')}" if row.of else ""
     aim += f" in ≤ {row.most_cpu_s:g} CPU-s" if row.most_cpu_s < NO_LIMIT else ""
     beaten = "beaten" if metric.beats(mean, facts["baseline"]["score"]) else "**not beaten**"
     beat = f"{facts['baseline']['name']} {facts['baseline']['score']:.4f}: {beaten}"
@@ -118,7 +120,7 @@ def reached(row: Row, models: list[Model]) -> bool | None:
     """Whether the figure is reached by the mean of the seeds and the dearest of them; None where there is none."""
     if row.reach is None:
         return None
-    metric = tasks[row.task].load().metric
+    metric = Metric(row.of) if row.of else tasks[row.task].load().metric
     mean = float(np.mean([model.scores[metric.name] for model in models]))
     return metric.beats(mean, row.reach) and max(model.lineage["cpu_s"] for model in models) <= row.most_cpu_s
 

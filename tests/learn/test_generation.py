@@ -1,7 +1,5 @@
 """What is said of made pictures, against closed forms and by hand; both nets on the digits."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from airserve.catalog import nets
 from airserve.learn import generation
 from airserve.learn.losses import divergence
 from airserve.learn.nets import Form
+from airserve.learn.nets.gan import Average
 from airserve.learn.tasks import Data, Split, digits_generation
 from airserve.learn.training import train
 from airserve.model import Engine, ModelError
@@ -62,7 +61,7 @@ def test_a_class_is_seen_when_it_is_frequent_and_sure() -> None:
 
 
 @pytest.mark.usefixtures("perceptron")  # the classifier that judges
-@pytest.mark.parametrize("net", ["vae,epochs=2", "gan,width=8,epochs=1"])
+@pytest.mark.parametrize("net", ["vae,epochs=2", "gan,width=4,epochs=1"])
 def test_pictures_are_learnt_and_made_by_exported_graphs(net: str, registry: Registry) -> None:
     model = train(net, "digits-generation", registry=registry, progress=False)
     others = {part: registry.get(each) for part, each in model.lineage["parts"].items()}
@@ -83,8 +82,10 @@ def test_pictures_are_learnt_and_made_by_exported_graphs(net: str, registry: Reg
         logits = [engines["discriminator"].run([each.astype(np.uint8)])[0] for each in (real, noise)]
         assert logits[0].shape == (360,)
         assert logits[0].mean() > logits[1].mean()  # it has never seen noise, but real ones
-    with Image.open(io.BytesIO(generation.sheet(made))) as page:
+    with Image.open(registry.home / model.lineage["sheet"]) as page:
         assert page.size == (8 * generation.COLUMNS, 8 * generation.ROWS)
+        shown = 255 - np.asarray(page).astype(int)
+    assert np.array_equal(shown[8:16, 16:24], 255 - (255 - made[18] * (255 / 16)).round().astype(np.uint8))
 
 
 def test_the_generators_loss_leaves_the_discriminator_alone() -> None:
@@ -98,14 +99,34 @@ def test_the_generators_loss_leaves_the_discriminator_alone() -> None:
     torch.manual_seed(1)
     made = net.generator(torch.randn(6, 5)).sigmoid()
     real, fake = net.discriminator(inputs), net.discriminator(made.detach())
-    of_both = torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()
+    softplus = torch.nn.functional.softplus
+    of_both = 0.9 * softplus(-real).mean() + 0.1 * softplus(real).mean() + softplus(fake).mean()
     wanted = torch.autograd.grad(of_both, list(net.discriminator.parameters()))
     for (key, _), gradient in zip(net.discriminator.named_parameters(), wanted, strict=True):
         torch.testing.assert_close(found[f"discriminator.{key}"], gradient)
-    of_generator = torch.nn.functional.softplus(-net.discriminator(made)).mean()
+    of_generator = softplus(-net.discriminator(made)).mean()
     wanted = torch.autograd.grad(of_generator, list(net.generator.parameters()))
     for (key, _), gradient in zip(net.generator.named_parameters(), wanted, strict=True):
         torch.testing.assert_close(found[f"generator.{key}"], gradient)
+
+
+def test_the_generator_that_is_kept_has_mean_weights() -> None:
+    """Against the sum over all steps: the first ones alike, then each step with a fixed part; no gradient moves it."""
+    net = torch.nn.BatchNorm1d(2)
+    average = Average(net, kept=0.75)
+    wanted = torch.zeros(2)
+    for step in range(9):
+        with torch.no_grad():
+            net.weight.normal_()
+        net(torch.randn(3, 2))
+        average.follow(net)
+        part = max(0.25, 1 / (step + 1))
+        wanted = (1 - part) * wanted + part * net.weight.detach()
+    kept = average.of(net)
+    torch.testing.assert_close(kept.weight.detach(), wanted)
+    assert int(kept.num_batches_tracked) == 9
+    assert not torch.equal(kept.running_mean, net.running_mean)
+    assert not list(average.parameters())
 
 
 def test_a_gan_refuses_odd_sides() -> None:

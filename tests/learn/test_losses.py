@@ -36,6 +36,7 @@ def spell(logits: Tensor) -> Tensor:
         (losses.divergence, [(3, 2), (3, 2)]),
         (lambda x, m, v: losses.negative_elbo(x, SHARES, m, v), [(3, 2), (3, 4), (3, 4)]),
         (losses.discriminator, [(3,), (3,)]),
+        (lambda real, made: losses.discriminator(real, made, 0.1), [(3,), (3,)]),
         (losses.generator, [(3,)]),
         (spell, [(2, 4, 3)]),
         (lambda s, t: losses.distillation(s, t, CLASSES), [(3, 3), (3, 3)]),
@@ -94,6 +95,8 @@ def test_adversaries_by_hand() -> None:
     sure = torch.full((3,), math.log(9))  # D = 0.9
     assert losses.discriminator(sure, -sure).item() == pytest.approx(-2 * math.log(0.9))
     assert losses.generator(-sure).item() == pytest.approx(-math.log(0.1))
+    smoothed = -0.8 * math.log(0.9) - 0.2 * math.log(0.1) - math.log(0.9)
+    assert losses.discriminator(sure, -sure, 0.2).item() == pytest.approx(smoothed)
 
 
 @pytest.mark.parametrize("target", [[1], [1, 2], [2, 2], [1, 2, 1]])

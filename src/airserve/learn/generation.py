@@ -126,13 +126,13 @@ def independent(data: Data) -> float:
     return float(described(wanted, np.broadcast_to(means, wanted.shape)).mean())
 
 
-def sheet(made: Array) -> bytes:
-    """Grey pictures side by side, as PNG."""
+def sheet(made: Array, white: float) -> bytes:
+    """Grey pictures side by side, as PNG, dark on light."""
     from PIL import Image
 
     few = made[: ROWS * COLUMNS]
     height, width = few.shape[1:]
     page = few.reshape(ROWS, COLUMNS, height, width).swapaxes(1, 2).reshape(ROWS * height, COLUMNS * width)
     file = io.BytesIO()
-    Image.fromarray(255 - page).save(file, "PNG", optimize=True)
+    Image.fromarray((255 - page * (255 / white)).round().astype(np.uint8)).save(file, "PNG", optimize=True)
     return file.getvalue()

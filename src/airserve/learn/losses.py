@@ -45,9 +45,13 @@ def negative_elbo(logits: Tensor, targets: Tensor, mean: Tensor, log_variance: T
     return (described + divergence(mean, log_variance)).mean()
 
 
-def discriminator(real: Tensor, made: Tensor) -> Tensor:
-    """What a discriminator loses by its logits for real rows and made ones. Goodfellow et al. 2014, arXiv:1406.2661."""
-    return F.softplus(-real).mean() + F.softplus(made).mean()
+def discriminator(real: Tensor, made: Tensor, smoothing: float = 0.0) -> Tensor:
+    """What a discriminator loses by its logits for real rows and made ones. Goodfellow et al. 2014, arXiv:1406.2661.
+
+    `smoothing` is the probability that a real row's label leaves to "made", and no made row's to "real" (one-sided:
+    Salimans et al. 2016, arXiv:1606.03498, section 3.4).
+    """
+    return F.softplus(-real).mean() + smoothing * real.mean() + F.softplus(made).mean()
 
 
 def generator(made: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def train(
     checkpoint = Checkpoint(registry.home / "checkpoints" / f"{recipe}.pt", recipe)
     if fresh:
         checkpoint.remove()
-    before = torch.get_num_threads()
+    before, sheet = torch.get_num_threads(), None
     torch.set_num_threads(1)  # small nets: two OpenMP threads on a busy machine cost up to thirty times the time
     try:
         with torch.random.fork_rng():
@@ -90,7 +90,10 @@ def train(
                 data.metadata,
             )
             if not scores:
-                scores = tasks[task].assess({part: Engine(graph) for part, graph in graphs.items()}, data, registry)
+                parts = {part: Engine(graph) for part, graph in graphs.items()}
+                scores = tasks[task].assess(parts, data, registry)
+                if hasattr(tasks[task], "sheet"):
+                    sheet = registry.store(tasks[task].sheet(parts, data), ".png")
     finally:
         torch.set_num_threads(before)
     words = registry.store("\n".join(data.words).encode(), ".txt") if data.words else None
@@ -114,6 +117,7 @@ def train(
         "epochs": len(curve),
         "curve": curve,
         "picture": f"{picture.parent.name}/{picture.name}",
+        **({"sheet": f"{sheet.parent.name}/{sheet.name}"} if sheet else {}),
         **recall(name, config, options, task, data, seed, graphs, registry),
         "baseline": asdict(baseline(task, data, registry)),
         **({"words": f"{words.parent.name}/{words.name}"} if words else {}),

@@ -2,9 +2,8 @@
 
 Where a score is not a mean over rows of the test split, a task has `assess(parts, data, registry) -> scores by name`,
 the metric's among them: `parts` are the exported graphs as engines, {"": the whole net} for most, and what is scored
-is thus what is served. Where answers are judged by another Model,
-`judge(registry)` gives its engine, and the baseline
-is `baseline(data, engine)`.
+is thus what is served. Where answers are judged by another Model, `judge(registry)` gives its engine, and the baseline
+is `baseline(data, engine)`. Where answers are to be looked at, `sheet(parts, data)` gives some of them as a PNG.
 """
 
 import hashlib

@@ -30,3 +30,8 @@ def baseline(data: Data, classifier: Engine) -> Baseline:
 def assess(parts: Mapping[str, Engine], data: Data, registry: Registry) -> dict[str, float]:
     """The classes that are seen, how surely, how they vary, and nats where there is an encoder."""
     return generation.assess(parts, data, judge(registry))
+
+
+def sheet(parts: Mapping[str, Engine], data: Data) -> bytes:
+    """The first of the pictures that are judged, as PNG."""
+    return generation.sheet(generation.make(parts, generation.white(data)), generation.white(data))
