@@ -14,10 +14,12 @@ from hypothesis.extra import numpy as hnp
 from airserve import wire
 from airserve.model import Engine, Tensor
 from airserve.serve.connecting import AnswerReader
-from airserve.serve.protocols import _forms
+from airserve.serve.gathering import Unread
+from airserve.serve.protocols import _numbers
 from airserve.serve.protocols._answers import Template
-from airserve.serve.protocols._forms import hole, numbers_of
+from airserve.serve.protocols._forms import hole
 from airserve.serve.protocols._head import Head, another_length, repeatable
+from airserve.serve.protocols._numbers import numbers_of
 from airserve.tensors import WireError, from_list
 from airserve.timing import Timing, format_timing
 
@@ -47,19 +49,26 @@ numbers = st.one_of(
 )
 
 
+def read_or_none(read, texts):
+    try:
+        return read(texts)
+    except Unread:
+        return None
+
+
 @pytest.mark.parametrize("with_simd", [True, False])
 @given(st.sampled_from(NUMBERS), st.lists(numbers, min_size=1, max_size=4), st.integers(-1, 1))
 def test_numbers_are_read_as_the_wire_reads_them_or_not_at_all(with_simd, dtype, data, off):
-    kept, _forms.NewParser = _forms.NewParser, _forms.NewParser if with_simd else None
+    kept, _numbers.NewParser = _numbers.NewParser, _numbers.NewParser if with_simd else None
     try:
         read = numbers_of(np.dtype(dtype), max(len(data) + off, 0))
     finally:
-        _forms.NewParser = kept
+        _numbers.NewParser = kept
     try:
         text = orjson.dumps(data)
     except TypeError:  # an integer beyond 64 bits
         text = json.dumps(data).encode()
-    got = read(text)
+    got = read_or_none(read, [text])
     try:
         expected = from_list(orjson.loads(text), wire.DATATYPE[dtype], [max(len(data) + off, 0)], "x")
     except (WireError, orjson.JSONDecodeError):
@@ -70,6 +79,17 @@ def test_numbers_are_read_as_the_wire_reads_them_or_not_at_all(with_simd, dtype,
         np.testing.assert_array_equal(got, expected)
     elif expected is not None and all(type(x) is float and abs(x) < 6e4 for x in data):
         assert dtype[0] != "f"  # what is plain is not left to the slower way
+
+
+@pytest.mark.parametrize("with_simd", [True, False])
+def test_lists_that_are_read_together_each_have_all_of_their_numbers(monkeypatch, with_simd):
+    """One number too many in one and too few in the next would shift whose they are."""
+    monkeypatch.setattr(_numbers, "NewParser", _numbers.NewParser if with_simd else None)
+    read = numbers_of(np.dtype("int16"), 2)
+    assert read([b"[1,2]", b"[3, 4]"]).tolist() == [1, 2, 3, 4]
+    for other in ([b"[1]", b"[2,3,4]"], [b"[1,2,3]", b"[4]"], [b"[1,2]", b"[]"], [b"[1,2]", b"[3,32768]"]):
+        assert read_or_none(read, other) is None
+    assert read([b"[5,6]"]).tolist() == [5, 6]
 
 
 def test_the_hole_is_the_flat_list():

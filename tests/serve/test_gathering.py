@@ -17,6 +17,7 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Engine, Function, Tensor
 from airserve.serve import warming
 from airserve.serve.connecting import AnswerReader
+from airserve.serve.gathering import Unread
 from airserve.serve.metering import Table
 from airserve.serve.protocols import oip
 from airserve.serve.served import EngineFailed, Served
@@ -30,6 +31,14 @@ class Asker:
 
     def __init__(self):
         self.told = {}
+
+    def inputs(self, given):
+        if any(x is None for x in given):
+            raise Unread
+        return [np.concatenate(given)]
+
+    def unread(self, waiting, given, arrived_s):
+        self.told[waiting] = "unread"
 
     def answered(self, waiting, outputs, queue_s, compute_s):
         self.told[waiting] = outputs
@@ -60,7 +69,7 @@ def test_each_has_the_answer_that_it_has_alone(graphs, sizes, limit):
         rng, asked = np.random.default_rng(0), []
         for k, (rows, who) in enumerate(sizes):
             asked.append((who, k, rng.normal(size=(rows, 4)).astype("float32")))
-            gatherer.add(askers[who], k, [asked[-1][2]], rows, time.monotonic())
+            gatherer.add(askers[who], k, asked[-1][2], rows, time.monotonic())
         await asyncio.sleep(0)
         for who, k, x in asked:
             (y,) = askers[who].told[k]
@@ -87,12 +96,13 @@ def test_one_that_fails_fails_alone(graphs):
             return work(ordered)
 
         served.work, asker = picky, Asker()
-        for k in range(4):
+        for k in range(5):
             x = np.full((1, 4), -1.0 if k == 2 else 1.0, "float32")
-            service.gatherer(served).add(asker, k, [x], 1, time.monotonic())
+            service.gatherer(served).add(asker, k, None if k == 4 else x, 1, time.monotonic())
         await asyncio.sleep(0)
         assert isinstance(asker.told[2], EngineFailed)
         assert [len(asker.told[k]) for k in (0, 1, 3)] == [1, 1, 1]
+        assert asker.told[4] == "unread"  # which is its asker's to tell, and not counted here
         assert served.table.counted(0).failures["failed"] == 1
         service.close()
 
@@ -109,7 +119,7 @@ def test_outputs_of_which_nobody_knows_whose_they_are_are_computed_again(graphs)
         served.work = lambda ordered: [output[:1] for output in work(ordered)]
         asker, xs = Asker(), [np.full((1, 4), float(k), "float32") for k in range(3)]
         for k, x in enumerate(xs):
-            service.gatherer(served).add(asker, k, [x], 1, time.monotonic())
+            service.gatherer(served).add(asker, k, x, 1, time.monotonic())
         await asyncio.sleep(0)
         for k, x in enumerate(xs):
             np.testing.assert_allclose(asker.told[k][0], work([x])[0], rtol=1e-5)
@@ -126,13 +136,13 @@ def test_a_wait_that_was_asked_for_ends_with_a_full_batch_or_its_time(graphs):
         served.batch(3, 0.02)
         asker, gatherer, x = Asker(), service.gatherer(served), np.ones((1, 4), "float32")
         for k in range(2):
-            gatherer.add(asker, k, [x], 1, time.monotonic())
+            gatherer.add(asker, k, x, 1, time.monotonic())
         await asyncio.sleep(0)
         assert not asker.told
-        gatherer.add(asker, 2, [x], 1, time.monotonic())
+        gatherer.add(asker, 2, x, 1, time.monotonic())
         await asyncio.sleep(0)
         assert len(asker.told) == 3
-        gatherer.add(asker, 3, [x], 1, time.monotonic())
+        gatherer.add(asker, 3, x, 1, time.monotonic())
         while len(asker.told) < 4:
             await asyncio.sleep(0.005)
         assert served.table.counted(0).runs == 2

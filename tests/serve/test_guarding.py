@@ -347,9 +347,9 @@ def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):
     guard = Guard(Configuration((), keys=str(file)))
     pid = os.fork()
     if pid == 0:
-        guard.lock.hold()
+        guard.lock.hold(os.getpid())
         os._exit(0)
     os.waitpid(pid, 0)
-    assert not guard.lock.hold()
+    assert not guard.lock.hold(os.getpid())
     guard.bury(0, pid)
-    assert guard.lock.hold()
+    assert guard.lock.hold(os.getpid())

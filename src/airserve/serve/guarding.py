@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -153,8 +154,8 @@ class Guard:
         """What a tenant may still ask of this worker; it is counted, by the loop's thread or `aside` of it another."""
         tenant, place, _ = admitted
         counts: Any = memoryview(self._counts[2 * worker + aside].reshape(-1))[place :: self._count]
-        under_way = [self._count * (1 + w) + place for w in range(self._workers)]
-        return Allowance(tenant, self._cells, place, under_way, under_way[worker], self.lock, counts)
+        under_way = self._cells[self._count + place : self._count * (1 + self._workers) : self._count]
+        return Allowance(tenant, self._cells, place, under_way, self._count * (1 + worker) + place, self.lock, counts)
 
     def bury(self, worker: int, pid: int) -> None:
         """Forget what a worker that died had under way, and free the lock where it held it."""
@@ -172,12 +173,12 @@ class Lock:
     def __init__(self, owner: memoryview[float]) -> None:
         self._lock, self._owner = get_context("fork").Lock(), owner
 
-    def hold(self) -> bool:
+    def hold(self, pid: float) -> bool:
         """Without the lock a count may be off by one; better than a service that stands still."""
-        held = self._lock.acquire(False) or self._lock.acquire(True, LOCK_S)
-        if held:
-            self._owner[0] = os.getpid()
-        return held
+        if self._lock.acquire(False) or self._lock.acquire(True, LOCK_S):
+            self._owner[0] = pid
+            return True
+        return False
 
     def free(self, held: bool) -> None:
         if held:
@@ -194,7 +195,7 @@ class Allowance:
     """What a tenant may still ask, counted for all workers, as one of them asks it."""
 
     __slots__ = (
-        "_cells", "_counts", "_each_s", "_lock", "_own", "_place", "_spare_s", "_tenant", "_under_way", "limit"
+        "_cells", "_counts", "_each_s", "_lock", "_own", "_pid", "_place", "_spare_s", "_tenant", "_under_way", "limit"
     )  # fmt: skip
 
     def __init__(
@@ -202,44 +203,50 @@ class Allowance:
         tenant: Tenant,
         cells: memoryview[float],
         place: int,
-        under_way: list[int],
+        under_way: memoryview[float],
         own: int,
         lock: Lock,
         counts: memoryview[float],
     ) -> None:
         self._counts = counts  # requests, and those refused
         self._tenant, self._cells, self._place, self._lock = tenant, cells, place, lock
-        self._under_way, self._own = under_way, own  # where each worker counts, and this one
+        self._under_way, self._own = under_way, own  # what each worker counts, and where this one does
+        self._pid = float(os.getpid())  # a system call, which costs more than the rest of a request's counting
         self.limit = tenant.concurrency  # of requests under way, 0: none
         self._each_s = 1 / tenant.rate_hz if tenant.rate_hz else 0.0
         self._spare_s = (max(1, tenant.burst) - 1) * self._each_s + 1e-9
 
-    def take(self, now_s: float) -> None:
-        """Count a request against the rate. Raises `TooMany`, also where as many are under way as may be."""
-        cells, place = self._cells, self._place
+    def take(self, now_s: float | None = None) -> None:
+        """Count a request against the rate, now: others may have been counted since it arrived.
+
+        Raises `TooMany`, also where as many are under way as may be.
+        """
+        cells = self._cells
         self._counts[0] += 1.0
-        if self.limit and sum([cells[at] for at in self._under_way]) >= self.limit:
+        if self.limit and sum(self._under_way) >= self.limit:
             raise self._too_many()
-        if self._each_s:
-            held = self._lock.hold()
+        if each_s := self._each_s:
+            place, spare_s, lock = self._place, self._spare_s, self._lock
+            held = lock.hold(self._pid)
+            if now_s is None:
+                now_s = monotonic()
             due_s = cells[place]
-            early_s = due_s - now_s
-            if early_s <= self._spare_s:
-                cells[place] = (due_s if early_s > 0 else now_s) + self._each_s
-            self._lock.free(held)
-            if early_s > self._spare_s:
-                self._counts[1] += 1.0
-                sentence = f"{self._tenant.name} may ask {self._tenant.rate_hz:g} times a second; ask again later."
-                raise TooMany(sentence, early_s - self._spare_s)
+            if (early_s := due_s - now_s) <= spare_s:
+                cells[place] = (due_s if early_s > 0 else now_s) + each_s
+                lock.free(held)
+                return
+            lock.free(held)
+            self._counts[1] += 1.0
+            sentence = f"{self._tenant.name} may ask {self._tenant.rate_hz:g} times a second; ask again later."
+            raise TooMany(sentence, early_s - spare_s)
 
     def enter(self) -> None:
         """Count a request that is under way until `leave`. Raises `TooMany`."""
         if self.limit:
-            cells = self._cells
-            held = self._lock.hold()
-            full = sum([cells[at] for at in self._under_way]) >= self.limit
+            held = self._lock.hold(self._pid)
+            full = sum(self._under_way) >= self.limit
             if not full:
-                cells[self._own] += 1.0
+                self._cells[self._own] += 1.0
             self._lock.free(held)
             if full:
                 raise self._too_many()

@@ -69,6 +69,10 @@ class Meter:
         cells[at + QUEUE_S] += sum(queues_s)
         cells[at + COMPUTE_S] += count * compute_s
         cells[at + RUNS] += 1.0
+        least, most = [bisect_left(BUCKETS_S, end(queues_s) + compute_s) for end in (min, max)]
+        if least == most:  # nearly always: they came within one turn of the loop
+            cells[at + BUCKET + least] += count
+            return
         for queue_s in queues_s:
             cells[at + BUCKET + bisect_left(BUCKETS_S, queue_s + compute_s)] += 1.0
 

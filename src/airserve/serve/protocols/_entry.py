@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import final
 from urllib.parse import unquote
@@ -19,6 +18,7 @@ from airserve.serve.service import Service
 Answered = bytes | Stream
 Given = bytes | Pending | Awaitable[Answered]
 Respond = Callable[[bytes, float], Given]
+Ask = Callable[[bytes, int, int, float], Given | None]  # a body in data[a:b]; None: not what it can answer
 Route = Callable[[Service, Head], Respond]  # what answers requests with this header
 OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))  # to whoever asks
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -38,16 +38,9 @@ class Entry:
     """The way of requests with one header. Raises `Unauthorized`, `Forbidden`, and what its route raises."""
 
     __slots__ = (
-        "_admitted",
-        "_allowance",
-        "_echo",
-        "_failed",
-        "_inner",
-        "_respond",
-        "answer",
-        "generation",
-        "until_s",
-    )
+        "_admitted", "_allowance", "_echo", "_failed", "_inner", "_respond", "_service", "answer", "echoes",
+        "generation", "until_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,7 +50,7 @@ class Entry:
         find: Callable[[Head], Route],
         failed: _http.Failed,
     ) -> None:
-        self.generation = service.generation
+        self._service, self.generation = service, service.generation
         self.until_s = math.inf
         self._failed = failed
         self._allowance: Allowance | None = None
@@ -73,7 +66,20 @@ class Entry:
         self._inner = respond
         identity = head.headers.get(b"x-request-id", b"")
         self._echo = b"\r\nX-Request-Id: " + identity if REQUEST_ID.fullmatch(identity) else b""
+        self.echoes = bool(self._echo)
         self.answer: Respond = self._echoed if self._echo else respond  # to a request with this header
+
+    def quick(self, data: bytes, a: int, b: int, arrived_s: float) -> Given | None:
+        """As `answer`, to the body in data[a:b], where nothing is echoed; None once this entry holds no longer."""
+        if self.generation != self._service.generation or arrived_s > self.until_s:
+            return None
+        respond = self._respond
+        if self._allowance is not None:
+            self._allowance.take()
+        ask: Ask | None = getattr(respond, "ask", None)
+        if ask is not None and (answer := ask(data, a, b, arrived_s)) is not None:
+            return answer
+        return self._entered(respond(data[a:b], arrived_s))
 
     def _echoed(self, body: bytes, arrived_s: float) -> Given:
         try:
@@ -85,12 +91,14 @@ class Entry:
         return answer.then(self._named) if isinstance(answer, Pending) else self._naming(answer)
 
     def _limited(self, body: bytes, arrived_s: float) -> Given:
+        assert self._allowance is not None
+        self._allowance.take()
+        return self._entered(self._respond(body, arrived_s))
+
+    def _entered(self, answer: Given) -> Given:
         """What is answered in this turn of the loop is never under way when another is asked."""
         allowance = self._allowance
-        assert allowance is not None
-        allowance.take(time.monotonic())  # others may have been counted since it arrived
-        answer = self._respond(body, arrived_s)
-        if type(answer) is Pending or isinstance(answer, bytes) or not allowance.limit:
+        if isinstance(answer, (Pending, bytes)) or allowance is None or not allowance.limit:
             return answer
         try:
             allowance.enter()

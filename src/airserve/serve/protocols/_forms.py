@@ -2,42 +2,30 @@
 
 In binary requests the JSON header is the form; in JSON requests it is all but the numbers between the brackets of
 `data`. A request whose form is known needs no JSON parser but for those numbers, and no second check against the
-signature, for neither names nor types nor shapes can differ.
+signature, for neither names nor types nor shapes can differ. Of requests that are computed together the data are joined
+first and become one array.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from math import prod
-from struct import Struct
-from struct import error as struct_error
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import orjson
 
 from airserve import wire
 from airserve.model import Array
+from airserve.serve.gathering import Unread
 from airserve.serve.protocols._answers import Template
+from airserve.serve.protocols._numbers import ReadNumbers, numbers_of
 from airserve.serve.protocols._pending import Pending
 from airserve.serve.served import Served
 from airserve.serve.service import Service
 
-try:
-    from simdjson import Parser
-except ImportError:  # no wheel for this machine
-    NewParser: Callable[[], Any] | None = None
-else:
-    NewParser = Parser
-
 FORM_LIMIT_BYTES = 4096  # of a form's header
-# numpy's kind -> simdjson's: double, signed and unsigned 64-bit
-SIMD: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
-PACKED = {
-    "f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I",
-    "u8": "Q",
-}  # fmt: skip
 DATA = b'"data":'
 
 
@@ -57,51 +45,12 @@ def hole(body: bytes) -> tuple[int, int] | None:
     return (at, end) if end and body[at : at + 1] == b"[" and body.find(b"[", at + 1, end) < 0 else None
 
 
-def numbers_of(dtype: np.dtype[Any], count: int) -> Callable[[bytes], Array | None] | None:
-    """What reads a list of `count` JSON numbers as this type; it gives None for what is not just that.
-
-    >>> numbers_of(np.dtype("float32"), 3)(b"[1, 2.5, 3e0]"), numbers_of(np.dtype("int8"), 1)(b"[128]")
-    (array([1. , 2.5, 3. ], dtype=float32), None)
-    """
-    if dtype.kind not in SIMD:
-        return None
-    packer = Struct(f"<{count}{PACKED[dtype.str[1:]]}")
-
-    def plain(text: bytes) -> Array | None:
-        if b"t" in text or b"f" in text:  # struct would take true for 1
-            return None
-        try:
-            return np.frombuffer(packer.pack(*orjson.loads(text)), dtype)
-        except (struct_error, OverflowError, orjson.JSONDecodeError, TypeError):
-            return None
-
-    if NewParser is None:
-        return plain
-    parser, simd = NewParser(), SIMD[dtype.kind]
-    wide = np.dtype({"d": "f8", "i": "i8", "u": "u8"}[simd])
-    bounds = None if simd == "d" else np.iinfo(dtype)
-    context = copy_context()  # to enter it takes a tenth of what np.errstate takes
-    context.run(np.seterr, over="ignore")
-
-    def quick(text: bytes) -> Array | None:
-        try:
-            given = np.frombuffer(parser.parse(text).as_buffer(of_type=simd), wide)
-        except (ValueError, TypeError, RuntimeError):
-            return None
-        if len(given) != count or (bounds and count and (given.min() < bounds.min or given.max() > bounds.max)):
-            return None
-        return context.run(given.astype, dtype, copy=False)
-
-    return quick
-
-
-@final
-class Form:
+class Form(ABC):
     """The requests to a version of a model that differ in nothing but the data of their inputs."""
 
     __slots__ = (
-        "_begins", "_binary", "_ends", "_failed", "_gatherer", "_header", "_inputs", "_numbers", "_rows", "_served",
-        "_service", "_shape", "_template", "_wanted", "body_bytes",
+        "_binary", "_failed", "_gatherer", "_header", "_json_bytes", "_rows", "_served", "_service", "_template",
+        "_wanted",
     )  # fmt: skip
 
     def __init__(
@@ -109,22 +58,16 @@ class Form:
         service: Service,
         served: Served,
         request: wire.Request,
-        inputs: list[tuple[Any, ...]],
-        body_bytes: int,
-        numbers: Callable[[bytes], Array | None] | None,
-        around: tuple[bytes, bytes],
+        json_bytes: int | None,
         failed: Callable[[Exception], bytes],
     ) -> None:
         self._service = service
+        self._json_bytes = json_bytes
         self._served = served
-        self.body_bytes = body_bytes  # of a binary request
-        self._inputs = inputs  # shape, dtype, offset in the body: in the order of the signature
-        self._numbers = numbers
-        self._begins, self._ends = around  # of a JSON request: what stands before and after its numbers
         self._failed = failed
         self._gatherer = service.gatherer(served)
-        self._shape = next(iter(request.inputs.values())).shape
-        self._rows = self._shape[0] if self._shape else 1
+        shape = next(iter(request.inputs.values())).shape
+        self._rows = shape[0] if shape else 1
         wanted = request.requested
         self._wanted = [k for k, t in enumerate(served.outputs) if wanted is None or t.name in wanted]
         self._binary = [request.binary if wanted is None else wanted[served.outputs[k].name] for k in self._wanted]
@@ -133,27 +76,41 @@ class Form:
             self._header["id"] = request.id
         self._template: Template | None = None
 
-    def binary(self, body: bytes, arrived_s: float) -> bytes | Pending:
-        """The answer to a binary request of this form."""
-        return self._answer([np.ndarray(shape, dtype, body, at) for shape, dtype, at in self._inputs], arrived_s)
+    @abstractmethod
+    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
+        """The answer to the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
 
-    def json(self, body: bytes, arrived_s: float) -> bytes | Pending | None:
-        """The answer to a JSON request; None where it is not of this form, or its numbers need another look."""
-        begins, ends = self._begins, self._ends
-        if self._numbers is None or not (body.startswith(begins) and body.endswith(ends)):
-            return None
-        text = body[len(begins) - 1 : 1 - len(ends)]
-        # The parser takes one list that ends where the form goes on; that no list is in it is seen here.
-        array = self._numbers(text) if text.find(b"[", 1) < 0 else None
-        return None if array is None else self._answer([array.reshape(self._shape)], arrived_s)
+    @abstractmethod
+    def inputs(self, given: Sequence[Any]) -> list[Array]:
+        """As a Gatherer asks for them. Raises `Unread`."""
 
-    def _answer(self, ordered: list[Array], arrived_s: float) -> bytes | Pending:
+    @abstractmethod
+    def body(self, given: Any) -> bytes:
+        """The body of which this was given to `inputs`."""
+
+    def _answer(self, given: Any, arrived_s: float) -> bytes | Pending | None:
         if self._gatherer is not None and self._served.max_batch > 1:
             pending = Pending()
-            self._gatherer.add(self, pending, ordered, self._rows, arrived_s)
+            self._gatherer.add(self, pending, given, self._rows, arrived_s)
             return pending
-        outputs, queue_s, compute_s = self._service.compute(self._served, ordered, arrived_s)
+        try:
+            inputs = self.inputs((given,))
+        except Unread:
+            return None
+        return self._computed(inputs, arrived_s)
+
+    def _computed(self, inputs: list[Array], arrived_s: float) -> bytes:
+        outputs, queue_s, compute_s = self._service.compute(self._served, inputs, arrived_s)
         return self._written(outputs, queue_s, compute_s)
+
+    def unread(self, waiting: Pending, given: Any, arrived_s: float) -> None:
+        """Reads it in full, as the first of its form was."""
+        try:
+            request = wire.parse_request(self.body(given), self._json_bytes)
+            response = self._computed(self._served.check(request.inputs), arrived_s)
+        except Exception as error:
+            response = self._failed(error)
+        waiting.settle(response)
 
     def answered(self, waiting: Pending, outputs: list[Array], queue_s: float, compute_s: float) -> None:
         try:
@@ -193,6 +150,85 @@ class Form:
         return template
 
 
+@final
+class BinaryForm(Form):
+    """Requests that begin with the same JSON header; raw tensors come after it."""
+
+    __slots__ = ("_begins", "_inputs", "_size")
+
+    def __init__(
+        self,
+        service: Service,
+        served: Served,
+        request: wire.Request,
+        failed: Callable[[Exception], bytes],
+        begins: bytes,
+    ) -> None:
+        super().__init__(service, served, request, len(begins), failed)
+        self._begins = begins
+        at, found = 0, {}
+        for name, array in request.inputs.items():
+            found[name] = (array.shape, array.dtype, at, at + array.nbytes)
+            at += array.nbytes
+        self._inputs = [found[tensor.name] for tensor in served.inputs]
+        self._size = len(begins) + at
+
+    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
+        begins = self._begins
+        if b - a != self._size or not data.startswith(begins, a) or not self._service.workers.idle:
+            return None
+        return self._answer(data[a + len(begins) : b], arrived_s)
+
+    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+        count, arrays = len(given), []
+        for shape, dtype, start, end in self._inputs:
+            parts = given if len(self._inputs) == 1 else [one[start:end] for one in given]
+            arrays.append(np.ndarray(_stacked(shape, count), dtype, b"".join(parts)))
+        return arrays
+
+    def body(self, given: bytes) -> bytes:
+        return self._begins + given
+
+
+@final
+class JsonForm(Form):
+    """Requests that are the same text around the numbers of their one input. They are read when they are computed."""
+
+    __slots__ = ("_begins", "_ends", "_read", "_shape")
+
+    def __init__(
+        self,
+        service: Service,
+        served: Served,
+        request: wire.Request,
+        failed: Callable[[Exception], bytes],
+        around: tuple[bytes, bytes],
+        read: ReadNumbers,
+    ) -> None:
+        super().__init__(service, served, request, None, failed)
+        self._begins, self._ends = around
+        self._read = read
+        (self._shape,) = [array.shape for array in request.inputs.values()]
+
+    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
+        begins, ends = self._begins, self._ends
+        if not (data.startswith(begins, a) and data.endswith(ends, a, b) and self._service.workers.idle):
+            return None
+        text = data[a + len(begins) - 1 : b + 1 - len(ends)]
+        # The parser takes one list that ends where the form goes on; that no list is in it is seen here.
+        return None if text.find(b"[", 1) >= 0 else self._answer(text, arrived_s)
+
+    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+        return [self._read(given).reshape(_stacked(self._shape, len(given)))]
+
+    def body(self, given: bytes) -> bytes:
+        return self._begins[:-1] + given + self._ends[1:]
+
+
+def _stacked(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return shape if count == 1 else (count * shape[0], *shape[1:])
+
+
 def form_of(
     service: Service,
     served: Served,
@@ -209,14 +245,9 @@ def form_of(
     if not served.outputs or not request.inputs:
         return None
     if json_bytes is not None:
-        at, found = json_bytes, {}
-        for name, array in request.inputs.items():
-            found[name] = (array.shape, array.dtype, at)
-            at += array.nbytes
-        if at != len(body):  # some of it is JSON
+        if json_bytes + sum(array.nbytes for array in request.inputs.values()) != len(body):  # some of it is JSON
             return None
-        inputs = [found[tensor.name] for tensor in served.inputs]
-        return Form(service, served, request, inputs, at, None, (b"", b""), failed)
+        return BinaryForm(service, served, request, failed, body[:json_bytes])
     if (found_hole := hole(body)) is None or len(request.inputs) != 1:
         return None
     a, b = found_hole
@@ -224,6 +255,6 @@ def form_of(
     (array,) = request.inputs.values()
     if header["inputs"][0].get("data") != [] or not array.size:  # what was found is not the input's data
         return None
-    numbers = numbers_of(array.dtype, prod(array.shape))
+    read = numbers_of(array.dtype, prod(array.shape))
     around = body[: a + 1], body[b - 1 :]
-    return None if numbers is None else Form(service, served, request, [], 0, numbers, around, failed)
+    return None if read is None else JsonForm(service, served, request, failed, around, read)

@@ -16,6 +16,7 @@ class Head:
 
     __slots__ = (
         "admitted", "again", "back", "costly", "front", "headers", "length", "memo", "method", "old", "path", "query",
+        "quick",
     )  # fmt: skip
 
     def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
@@ -29,6 +30,9 @@ class Head:
         self.front = self.back = b""  # those before and after the digits of the length
         self.admitted: Any = None  # who sends it, where that is asked
         self.memo: Any = None  # for the protocol: what follows from this header
+        # What answers the body that lies in data[a:b] of a further request: quick(data, a, b, arrived_s). It gives None
+        # where that has to be asked in full.
+        self.quick: Any = None
         self.old = False  # HTTP/1.0, which knows no chunks
         self.costly = False  # an answer too dear to be made for a client that has closed its side
 

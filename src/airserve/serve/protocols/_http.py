@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
     def _repeated(self, data: bytes, head: Head) -> bytes:
         """Answers the whole requests at the front of `data` that have the last header again; the rest of `data`."""
         at, size, again, answers = 0, len(data), head.again, []
-        respond, row, arrived_s = self._answer, self._row, self._arrived_s
+        quick, row, arrived_s = head.quick, self._row, self._arrived_s
         while at < size:
             if data.startswith(again, at):
                 body, length = at + len(again), head.length
@@ -137,24 +137,26 @@ class Connection(asyncio.Protocol):
             end = body + length
             if end > size:
                 if length <= HELD_LIMIT_BYTES:  # many clients send a body apart from its header
-                    self._held, self._state, self._since_s = data[at:], "body", self._arrived_s
+                    self._held, self._state, self._since_s = data[at:], "body", arrived_s
                     at = size
                 break
             try:
-                answer = respond(head, data[body:end], arrived_s)
+                answer = quick(data, body, end, arrived_s) if quick is not None else None
+                if answer is None:
+                    answer, quick = self._answer(head, data[body:end], arrived_s), head.quick
             except Exception as error:
                 answer = self._failed(error)
             at = end
+            self._since_s = arrived_s
             if type(answer) is Pending:
                 row.append(answer)
-                answer.place(self._settled)
+                answer.settled = self._settled
                 if len(row) >= self._limits.pipeline:
                     self._throttle()
             elif type(answer) is bytes and not row:
                 answers.append(answer)
             else:
                 self._place(_Slot(head=head), answer)
-            self._since_s = self._arrived_s
         if answers and self._transport is not None:
             # What is in the row came after these.
             self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
@@ -237,7 +239,7 @@ class Connection(asyncio.Protocol):
         method = self._parser.get_method()
         head = Head(method.decode("latin-1"), self._url, self._headers)
         if (latest := self._latest) is not None and latest.asks_as(head):
-            head.memo, head.admitted = latest.memo, latest.admitted
+            head.memo, head.admitted, head.quick = latest.memo, latest.admitted, latest.quick
         self._latest = head
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._closing = not self._parser.should_keep_alive()
@@ -325,7 +327,7 @@ class Connection(asyncio.Protocol):
         if isinstance(answer, bytes):
             self._fill(slot, answer)
         elif isinstance(answer, Pending):
-            answer.place(lambda pending: self._fill(slot, pending.response or b""))
+            answer.settled = lambda pending: self._fill(slot, pending.response or b"")
         else:
             task = asyncio.get_running_loop().create_task(self._later(slot, answer))
             self._tasks.add(task)

@@ -10,7 +10,7 @@ from typing import Any, final
 class Pending:
     """A request's place in its connection's row of answers, until `settle` is given the response."""
 
-    __slots__ = ("_changes", "_settled", "response")
+    __slots__ = ("_changes", "response", "settled")
 
     # As any place in the row: no answer to HEAD, not the connection's last, no stream.
     bare = lingers = False
@@ -19,12 +19,8 @@ class Pending:
 
     def __init__(self) -> None:
         self.response: bytes | None = None
+        self.settled: Callable[[Pending], None] | None = None  # who is told when the response is there
         self._changes: tuple[Callable[[bytes], bytes], ...] | None = None
-        self._settled: Callable[[Pending], None] | None = None
-
-    def place(self, settled: Callable[[Pending], None]) -> None:
-        """Whom to tell when the response is there."""
-        self._settled = settled
 
     def then(self, change: Callable[[bytes], bytes]) -> Pending:
         """What is done with the response before it goes, in the order given."""
@@ -36,5 +32,5 @@ class Pending:
             for change in self._changes:
                 response = change(response)
         self.response = response
-        if self._settled is not None:
-            self._settled(self)
+        if self.settled is not None:
+            self.settled(self)

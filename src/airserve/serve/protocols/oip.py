@@ -25,6 +25,7 @@ from airserve.serve.exposing import MEDIA, exposition
 from airserve.serve.guarding import Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import _beside, _http, _listening, _pages
 from airserve.serve.protocols._entry import (
+    Ask,
     Entry,
     Given,
     NotAllowed,
@@ -74,6 +75,7 @@ async def listen(
             if (other := _beside.beside(head.path)) is not None:
                 return _beside.answer(other, service, guard, head, body, arrived_s)
             entry = head.memo = Entry(service, guard, head, find, error_response)
+            head.quick = entry.quick if wrap is None and not entry.echoes else None
         return entry.answer(body, arrived_s)  # type: ignore[no-any-return]
 
     def find(head: Head) -> Route:
@@ -122,7 +124,9 @@ def _model(service: Service, path: str, last: str = "") -> Served:
 class _Infer:
     """Answers infer requests with one header."""
 
-    __slots__ = ("_encoding", "_form", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace")
+    __slots__ = (
+        "_encoding", "_forms", "_json_bytes", "_last", "_served", "_service", "_timeout_s", "_trace", "ask"
+    )  # fmt: skip
 
     def __init__(self, service: Service, head: Head) -> None:
         self._service = service
@@ -132,7 +136,7 @@ class _Infer:
         self._json_bytes = None if length is None else _whole(length)
         self._timeout_s, self._trace = timeout_s(head), trace(head)
         self._forms: dict[bytes, Form] = self._served.forms
-        self._form: Form | None = None  # of the last JSON request
+        self.ask: Ask | None = None  # of the form of the last request, where it may be asked without more ado
         self._last = b""
 
     def __call__(self, body: bytes, arrived_s: float) -> Given:
@@ -144,21 +148,11 @@ class _Infer:
             raise DeadlineExceeded(f"the deadline of {1e3 * self._timeout_s:g} ms passed before the work began.")
         if not (served.quick and service.workers.idle):
             return self._later(wire.parse_request(body, self._json_bytes), arrived_s)
-        if self._json_bytes is not None:
-            text = body[: self._json_bytes]
-            if (form := self._forms.get(text)) is not None and len(body) == form.body_bytes:
-                return form.binary(body, arrived_s)
-        elif self._form is not None and (answer := self._form.json(body, arrived_s)) is not None:
-            return answer
-        elif (place := hole(body)) is not None:
-            a, b = place
-            text = body[: a + 1] + body[b - 1 :]
-            if (form := self._forms.get(text)) is not None and form is not self._form:
-                self._form = form
-                if (answer := form.json(body, arrived_s)) is not None:
-                    return answer
-        else:
-            text = b""
+        if (text := self._text(body)) and (form := self._forms.get(text)) is not None:
+            if not self._encoding and self._timeout_s is None:
+                self.ask = form.ask
+            if (answer := form.ask(body, 0, len(body), arrived_s)) is not None:
+                return answer
         asked = wire.parse_request(body, self._json_bytes)
         requested = asked.requested or ()
         reply = service.inline(served, asked.inputs, requested=requested, arrived_s=arrived_s)
@@ -167,6 +161,15 @@ class _Infer:
         if text:
             self._remember(text, asked, body)
         return _written(served, asked, reply)
+
+    def _text(self, body: bytes) -> bytes:
+        """What requests of one form have in common; b"" where that cannot be seen."""
+        if self._json_bytes is not None:
+            return body[: self._json_bytes]
+        if (place := hole(body)) is None:
+            return b""
+        a, b = place
+        return body[: a + 1] + body[b - 1 :]
 
     def _remember(self, text: bytes, asked: wire.Request, body: bytes) -> None:
         """Keep the form of a request that came twice; one with an id of its own does not come again."""

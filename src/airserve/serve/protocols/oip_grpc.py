@@ -180,7 +180,7 @@ class _Methods:
                 self._known.clear()
             found = self._known[given] = admitted, self._guard.allowance(admitted, self._service.worker, aside=True)
         if found[1] is not None:
-            found[1].take(now_s)
+            found[1].take()
         return found
 
     def _infer(self, call: Call, data: bytes) -> bytes | Future[bytes]:
