@@ -4,10 +4,8 @@ The laws are checked in virtual time on places that do as they are told; the fau
 """
 
 import asyncio
-import os
 import random
 import selectors
-import signal
 import time
 from dataclasses import replace
 
@@ -342,55 +340,6 @@ def test_a_place_that_passes_probes_and_fails_requests_stays_out_ever_longer():
 
 
 # Real processes and sockets.
-
-
-@pytest.fixture
-def pair(graphs, start):
-    """Two sites that answer the same."""
-    whole = Endpoint("whole", (Function("whole", "model", str(graphs["whole"])),))
-    return [start(whole, site=name) for name in ("mast", "region")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_site_that_is_killed_or_hangs_loses_no_request(graphs, pair, number):
-    engine = Engine(graphs["whole"])
-
-    async def run():
-        one = Balancer([Route("127.0.0.1", running.port, "whole") for running in pair])
-        rng = np.random.default_rng(0)
-
-        async def ask():
-            x = rng.normal(size=(2, 4)).astype("float32")
-            request = wire.infer_request("whole", [(X, x)], host="h")
-            sent = await one.send(lambda route: request, time.monotonic() + 20)
-            assert sent.answer.status == 200, sent.answer.body
-            length = int(sent.answer.headers["inference-header-content-length"])
-            y = wire.parse_response(sent.answer.body, length).outputs[0][1]
-            np.testing.assert_allclose(y, engine.run([x])[0], rtol=1e-5)
-
-        async def asking():
-            for _ in range(10):
-                await ask()
-
-        await asyncio.gather(*(asking() for _ in range(8)))
-        assert not one.out
-        os.kill(pair[0].process.pid, number)
-        until_s = time.monotonic() + 10
-        while not one.out and time.monotonic() < until_s:
-            await asyncio.gather(*(ask() for _ in range(8)))
-        assert [route.port for route in one.out] == [pair[0].port]
-        await asyncio.gather(*(asking() for _ in range(4)))
-        if number == signal.SIGSTOP:
-            os.kill(pair[0].process.pid, signal.SIGCONT)
-            while one.out and time.monotonic() < until_s + 10:
-                await ask()
-            assert not one.out
-        assert one.counts.requests <= 10_000
-        one.close()
-
-    uvloop.run(run())
-    if number == signal.SIGSTOP:
-        os.kill(pair[0].process.pid, signal.SIGCONT)
 
 
 HALF = wire.http_response(200, b"x" * 1000)[:-500]

@@ -1,7 +1,8 @@
-"""The commands of a service of its own: serve, top, key."""
+"""The commands of a service of its own: serve, gateway, top, key."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from airserve.cli.app import app, digits, out
+from airserve.cli.app import Json, app, digits, out, rows, show
 
 command = partial(app.command, rich_help_panel="A service of its own")
 
@@ -68,6 +69,52 @@ def serve(
             otel=otel,
         )
     )
+
+
+@command()
+def gateway(
+    routes: Annotated[list[str], typer.Argument(help="A file of routes in YAML, or the URLs of sites.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT, in place of what the file says.")] = "",
+    status: Annotated[bool, typer.Option("--status", help="Tell how the gateway of this file or URL does.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One address before several sites: weights, canaries and mirrors; dead sites are out in under a second."""
+    from airserve.serve.routes import RoutesError, address, read, to_sites
+
+    urls = all("//" in one for one in routes)
+    if not urls and len(routes) > 1:
+        raise RoutesError(f"give one file of routes, or URLs alone, which start with http://; not {' '.join(routes)}.")
+    if status:
+        host, port = ("", 0) if urls else (found := read(Path(routes[0]))).watch or (found.host, found.port)
+        return _gateway_status(routes[0] if urls else f"http://{host}:{port}", as_json)
+    made = to_sites(routes) if urls else read(Path(routes[0]))
+    if listen:
+        host, port = address(listen, "--listen")
+        made = replace(made, host=host, port=port)
+        made.check()
+    import uvloop
+
+    from airserve.serve.relaying import run
+
+    uvloop.run(run(made, lambda line: print(line, flush=True)))
+
+
+def _gateway_status(url: str, as_json: bool) -> None:
+    from airserve.serve.relaying import status
+
+    found = status(url)
+    if as_json:
+        return show(found)
+    columns = ["model", "site", "as", "share", "state", "under way", "answered", "failed"]
+    lines = []
+    for model in found["models"]:
+        for site in model["sites"]:
+            share = f"mirror {site['mirror']:g}" if "mirror" in site else f"{site['weight']:g}"
+            counted = [site[key] for key in ("state", "under_way", "answered", "failed")]
+            lines.append([model["model"], site["url"], site["model"], share, *counted])
+    rows(columns, lines)
+    total = {key: sum(model[key] for model in found["models"]) for key in ("requests", "retries", "ejections")}
+    out.print(", ".join(f"{count} {key}" for key, count in total.items()), highlight=False)
 
 
 @command()

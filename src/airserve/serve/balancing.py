@@ -49,6 +49,16 @@ class Sent(NamedTuple):
     route: Route
 
 
+class Placed(NamedTuple):
+    """A place as it is now, and what it was asked."""
+
+    route: Route
+    out: bool
+    waiting: int  # requests without an answer yet
+    answered: int
+    failed: int  # requests that it lost
+
+
 class Asked(Protocol):
     """What a place is asked by: an `Upstream`."""
 
@@ -106,6 +116,7 @@ class _Place:
         self.health = Health()
         self.proof_s = -1e9  # when it last answered
         self.due = asyncio.Event()  # a probe is, at once
+        self.answered = self.failed = 0
 
     def __str__(self) -> str:
         return f"{self.route.model} at {self.route.host}:{self.route.port}"
@@ -143,6 +154,12 @@ class Balancer:
     def out(self) -> list[Route]:
         """The places that are not asked now."""
         return [place.route for place in self._places if place.health.out]
+
+    @property
+    def places(self) -> list[Placed]:
+        """All of them, the mirrors last."""
+        every = (*self._places, *self._mirrors)
+        return [Placed(p.route, p.health.out, p.asked.waiting, p.answered, p.failed) for p in every]
 
     async def send(self, write: Write, deadline_s: float) -> Sent:
         """The answer to a request; `deadline_s` is of `time.monotonic`.
@@ -184,6 +201,7 @@ class Balancer:
                 failure = f"{place} cannot be asked ({reason}); see that its site runs."
             else:
                 place.health.answered()
+                place.answered += 1
                 place.proof_s = self._clock()
                 refused = Sent(answer, air, place.route)
                 if answer.status not in ELSEWHERE or not self._others(tried):
@@ -241,12 +259,15 @@ class Balancer:
             try:
                 await mirror.asked.exchange(write(mirror.route), deadline_s)
                 self.counts.mirrored += 1
+                mirror.answered += 1
             except OSError:  # TimeoutError is one
                 self.counts.unmirrored += 1
+                mirror.failed += 1
 
         self._spawn(copied())  # begins once the request itself is on its way
 
     def _failed(self, place: _Place) -> None:
+        place.failed += 1
         if self.manner.probes and place.health.failed(self._clock()):
             self.counts.ejections += 1
             place.due.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import ssl
 import time
 from collections import deque
 from typing import NamedTuple, cast, final
@@ -173,8 +174,10 @@ class Upstream:
     goes behind others on the least busy. `connect_s` bounds the opening of one, beside the request's deadline.
     """
 
-    def __init__(self, route: Route, connections: int = 1, connect_s: float = math.inf) -> None:
-        self.route = route
+    def __init__(
+        self, route: Route, connections: int = 1, connect_s: float = math.inf, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.route, self._tls = route, tls
         self._limit, self._connect_s = connections, connect_s
         self._open: list[Connection] = []
         self._opening = 0
@@ -222,7 +225,7 @@ class Upstream:
         try:
             async with asyncio.timeout(min(within_s, self._connect_s)):
                 _, made = await asyncio.get_running_loop().create_connection(
-                    Connection, self.route.host, self.route.port, local_addr=local
+                    Connection, self.route.host, self.route.port, local_addr=local, ssl=self._tls
                 )
         except TimeoutError:
             if within_s <= self._connect_s:

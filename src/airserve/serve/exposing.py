@@ -14,7 +14,7 @@ MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 def exposition(service: Service) -> bytes:
     """All metrics of a service; names in base units, as Prometheus advises."""
     counted = [
-        (f'model="{_escaped(s.name)}",version="{_escaped(s.version)}"', s.table.counted(s.slot)) for s in service.served
+        (f'model="{escaped(s.name)}",version="{escaped(s.version)}"', s.table.counted(s.slot)) for s in service.served
     ]
     lines: list[str] = []
 
@@ -51,7 +51,7 @@ def exposition(service: Service) -> bytes:
     if service.guard is not None:
         asked, refused = [], []
         for tenant, requests_, refused_ in service.guard.counted():
-            of = f'tenant="{_escaped(tenant.name)}",slice="{_escaped(tenant.slice)}"'
+            of = f'tenant="{escaped(tenant.name)}",slice="{escaped(tenant.slice)}"'
             asked.append((of, float(requests_)))
             refused.append((of, float(refused_)))
         say("airserve_tenant_requests_total", "counter", "Requests with a tenant's key, whatever the path.", asked)
@@ -60,9 +60,9 @@ def exposition(service: Service) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _escaped(label: str) -> str:
+def escaped(label: str) -> str:
     """
-    >>> print(_escaped('a"b'))
+    >>> print(escaped('a"b'))
     a\\"b
     """
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -124,18 +124,25 @@ class Router:
 def addressed(request: bytes, route: Route, within_ms: int | None = None) -> bytes:
     """An infer request of `wire.infer_request`, to another place; `within_ms` is the time that is left for it.
 
-    The time is rounded down to two digits: a server that has read the same header before need not read it again.
-
     >>> request = b"POST /v2/models/m/infer HTTP/1.1\\r\\nHost: h:1\\r\\nContent-Length: 0\\r\\n\\r\\n"
     >>> addressed(request, Route("g", 2, "n"), 1234).split(b"\\r\\n")[:3]
     [b'POST /v2/models/n/infer HTTP/1.1', b'Host: g:2', b'X-Request-Timeout-Ms: 1200']
     """
     _, _, rest = request.split(b"\r\n", 2)
-    left = ""
-    if within_ms is not None:
-        digits = str(max(within_ms, 0))
-        left = f"X-Request-Timeout-Ms: {digits[:2].ljust(len(digits), '0')}\r\n"
+    left = "" if within_ms is None else time_left(within_ms)
     return (
         f"POST /v2/models/{quote(route.model)}/infer HTTP/1.1\r\nHost: {route.host}:{route.port}\r\n{left}".encode()
         + rest
     )
+
+
+def time_left(within_ms: int) -> str:
+    """The header line that says how long an answer is waited for.
+
+    Rounded down to two digits: a server that has read the same header before need not read it again.
+
+    >>> time_left(1234)
+    'X-Request-Timeout-Ms: 1200\\r\\n'
+    """
+    digits = str(max(within_ms, 0))
+    return f"X-Request-Timeout-Ms: {digits[:2].ljust(len(digits), '0')}\r\n"

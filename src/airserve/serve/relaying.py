@@ -1,0 +1,306 @@
+"""A gateway: one address before several sites, which it asks as `balancing` does. It relays bytes and opens no tensor.
+
+What it relays may be repeated: inference, and what a model says of itself. Keys, traces and all that a client sends go
+on to the site; so does the time that is left of a deadline that the client named. Models are loaded and unloaded at
+their sites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, NamedTuple, final
+from urllib.parse import quote, unquote, urlsplit
+
+import orjson
+
+from airserve import wire
+from airserve.contract import Route
+from airserve.serve import recording
+from airserve.serve.balancing import Balancer, Manner
+from airserve.serve.batching import Overloaded
+from airserve.serve.configuration import loopback
+from airserve.serve.connecting import Answer, Upstream
+from airserve.serve.exposing import MEDIA, escaped
+from airserve.serve.protocols import _listening
+from airserve.serve.protocols._entry import NotAllowed, NotFound, timeout_s
+from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._http import Given
+from airserve.serve.protocols.oip import error_response
+from airserve.serve.routes import ANY, Routes, RoutesError
+from airserve.serve.routing import time_left
+
+UNDER_WAY = 4096  # requests at a time; beyond, 503
+DRAIN_S = 10.0
+# Of one connection alone (RFC 9110 7.6.1), or written anew for each site.
+OWN = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
+     b"host", b"content-length", b"x-request-timeout-ms")
+)  # fmt: skip
+METHOD = {"infer": "POST", "ready": "GET", "": "GET"}  # of a model's paths
+
+
+class _Way(NamedTuple):
+    """What follows from a request's header."""
+
+    balancer: Balancer
+    write: Callable[[Route, bytes, int | None], bytes]
+    within_s: float | None  # as the client says
+    model: str
+
+
+@final
+class Gateway:
+    """Answers for the sites of `routes`. Made inside a running loop. Raises `RoutesError`."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._tls = _trusted(routes.ca) if routes.secure else None
+        self._balancers = {
+            name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.routes.items()
+        }
+        self._under_way = 0
+        self._beside = routes.watch is None and loopback(routes.host)
+
+    def answer(self, head: Head, body: bytes, arrived_s: float) -> Given:
+        """As `_http` asks. Raises `NotFound`, `NotAllowed`, `Overloaded`."""
+        if self._beside and head.path in OWN_PATHS:
+            return self.own(head, body, arrived_s)
+        if head.path in FIXED:
+            return wire.http_response(*self._fixed(head.path))
+        if head.memo is None:
+            head.memo = self._way(head)
+        if self._under_way >= UNDER_WAY:
+            raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
+        return self._relay(head.memo, body, arrived_s)
+
+    def own(self, head: Head, body: bytes, arrived_s: float) -> Given:
+        """What the gateway tells of itself. Raises `NotFound`."""
+        if head.path == "/gateway":
+            return wire.http_response(200, orjson.dumps(self.status()))
+        if head.path == "/metrics":
+            return wire.http_response(200, _exposed(self._balancers), media=MEDIA)
+        raise NotFound(f"{head.path[:80]} is not told here; /gateway and /metrics are.")
+
+    def status(self) -> dict[str, Any]:
+        """Each model's places as they are now, and what was counted since the start."""
+        return {
+            "under_way": self._under_way,
+            "models": [
+                {
+                    "model": name,
+                    **balancer.counts.__dict__,
+                    "sites": [
+                        {
+                            "url": self._url(place.route),
+                            "model": place.route.model or name,
+                            "mirror" if place.route.mirror else "weight": place.route.weight,
+                            "state": "out" if place.out else "in",
+                            "under_way": place.waiting,
+                            "answered": place.answered,
+                            "failed": place.failed,
+                        }
+                        for place in balancer.places
+                    ],
+                }
+                for name, balancer in self._balancers.items()
+            ],
+        }
+
+    def close(self) -> None:
+        for balancer in self._balancers.values():
+            balancer.close()
+
+    async def _relay(self, way: _Way, body: bytes, arrived_s: float) -> bytes:
+        deadline_s = arrived_s + (way.within_s if way.within_s is not None else self._routes.deadline_s)
+
+        def write(route: Route) -> bytes:
+            left_ms = int(1e3 * (deadline_s - time.monotonic())) if way.within_s is not None else None
+            return way.write(route, body, left_ms)
+
+        self._under_way += 1
+        try:
+            sent = await way.balancer.send(write, deadline_s)
+        finally:
+            self._under_way -= 1
+        return _passed(sent.answer)
+
+    def _way(self, head: Head) -> _Way:
+        """Raises `NotFound`, `NotAllowed`."""
+        parts = head.path.rstrip("/").split("/")
+        kind = parts.pop() if parts[-1] in ("infer", "ready") and len(parts) in (5, 7) else ""
+        if parts[:3] != ["", "v2", "models"] or len(parts) not in (4, 6) or parts[4:5] not in ([], ["versions"]):
+            raise NotFound(
+                f"{head.path[:80]} is not relayed: a gateway knows /v2/models/NAME, its versions, infer and ready; ask "
+                "the site itself."
+            )
+        if head.method not in (METHOD[kind], "HEAD" if METHOD[kind] == "GET" else ""):
+            raise NotAllowed(f"{head.path[:80]} takes {METHOD[kind]}, not {head.method}.")
+        model = unquote(parts[3])
+        balancer = self._balancers.get(model) or self._balancers.get(ANY)
+        if balancer is None:
+            known = ", ".join(self._balancers)
+            raise NotFound(f"there is no route to a model {model[:80]!r}; there are routes to {known}.")
+        after = "".join(f"/{part}" for part in (*parts[4:], kind) if part)
+        after += f"?{head.query.decode('latin-1')}" if head.query else ""
+        lines = [name + b": " + value for name, value in head.headers.items() if name not in OWN]
+        passed, asked = b"".join(line + b"\r\n" for line in lines), parts[3]
+
+        def write(route: Route, body: bytes, left_ms: int | None) -> bytes:
+            name = quote(route.model, safe="") if route.model else asked
+            left = time_left(left_ms) if left_ms is not None else ""
+            host = f"[{route.host}]" if ":" in route.host else route.host
+            first = f"{METHOD[kind]} /v2/models/{name}{after} HTTP/1.1\r\nHost: {host}:{route.port}\r\n{left}"
+            return b"".join(
+                (first.encode("latin-1"), passed, b"Content-Length: ", str(len(body)).encode(), b"\r\n\r\n", body)
+            )
+
+        return _Way(balancer, write, timeout_s(head), model)
+
+    def _fixed(self, path: str) -> tuple[int, bytes]:
+        """What is answered without a site."""
+        if path == "/v2":
+            return 200, orjson.dumps({"name": "airserve-gateway", "version": "", "extensions": ["binary_tensor_data"]})
+        if path == "/v2/health/live":
+            return 200, b'{"live":true}'
+        ready = all(any(not p.out for p in b.places if not p.route.mirror) for b in self._balancers.values())
+        return (
+            (200, b'{"ready":true}') if ready else (503, orjson.dumps({"error": "a model has no site that answers."}))
+        )
+
+    def _open(self, route: Route, manner: Manner) -> Upstream:
+        tls = self._tls if (route.host, route.port) in self._routes.secure else None
+        return Upstream(route, manner.connections, manner.connect_s, tls)
+
+    def _url(self, route: Route) -> str:
+        scheme = "https" if (route.host, route.port) in self._routes.secure else "http"
+        return f"{scheme}://{route.host}:{route.port}"
+
+
+FIXED = frozenset(("/v2", "/v2/health/live", "/v2/health/ready"))
+OWN_PATHS = frozenset(("/gateway", "/metrics"))
+
+
+def _passed(answer: Answer) -> bytes:
+    """A site's answer as it goes to the client."""
+    try:
+        phrase = HTTPStatus(answer.status).phrase
+    except ValueError:
+        phrase = "Unknown"
+    lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items() if name.encode() not in OWN]
+    head = f"HTTP/1.1 {answer.status} {phrase}\r\n{''.join(lines)}content-length: {len(answer.body)}\r\n\r\n"
+    return head.encode("latin-1") + answer.body
+
+
+def _exposed(balancers: dict[str, Balancer]) -> bytes:
+    """Prometheus' text format of what the balancers have done."""
+    lines: list[str] = []
+
+    def say(name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> None:
+        lines.extend((f"# HELP airserve_gateway_{name} {text}", f"# TYPE airserve_gateway_{name} {kind}"))
+        lines.extend(f"airserve_gateway_{name}{{{labels}}} {value:g}" for labels, value in samples)
+
+    counted = [(f'model="{escaped(name)}"', balancer.counts) for name, balancer in balancers.items()]
+    for field, text in (
+        ("requests", "Requests that came."),
+        ("retries", "Requests that were sent again."),
+        ("hedges", "Requests of which a second copy was sent."),
+        ("ejections", "Times that a site was found dead."),
+        ("mirrored", "Copies that a mirror answered."),
+        ("unmirrored", "Copies that a mirror did not answer, or did not get."),
+    ):
+        say(f"{field}_total", "counter", text, [(of, getattr(counts, field)) for of, counts in counted])
+    places = [
+        (f'model="{escaped(name)}",site="{escaped(place.route.host)}:{place.route.port}"', place)
+        for name, balancer in balancers.items()
+        for place in balancer.places
+    ]
+    say("site_up", "gauge", "Whether a site is asked now.", [(of, not place.out) for of, place in places])
+    say("site_answered_total", "counter", "Answers of a site.", [(of, place.answered) for of, place in places])
+    say("site_failed_total", "counter", "Requests that a site lost.", [(of, place.failed) for of, place in places])
+    say("site_under_way", "gauge", "Requests that a site has.", [(of, place.waiting) for of, place in places])
+    return ("\n".join(lines) + "\n").encode()
+
+
+async def run(routes: Routes, say: Callable[[str], None]) -> None:
+    """Relays until SIGTERM or SIGINT, then finishes what has begun. Raises `RoutesError`.
+
+    `say` is told once, when it answers.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gateway = Gateway(routes)
+    if not loopback(routes.host):
+        await _ask_for_keys(gateway, routes)
+    recording.record(routes.access_log)
+    answer = recording.recorded(gateway.answer, error_response) if routes.access_log else gateway.answer
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if routes.tls_cert else None
+    listeners = []
+    try:
+        if tls is not None:
+            tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            tls.load_cert_chain(routes.tls_cert, routes.tls_key)
+        listeners.append(await _listening.listen(answer, error_response, routes.host, routes.port, tls=tls))
+        if routes.watch is not None:
+            listeners.append(await _listening.listen(gateway.own, error_response, *routes.watch))
+    except ssl.SSLError as error:
+        raise RoutesError(f"{routes.tls_cert} and {routes.tls_key} are no certificate and its key ({error}).") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RoutesError(f"the gateway cannot listen ({reason}); free the address or choose another.") from None
+    watch = f" watch http://{routes.watch[0]}:{listeners[1].port}" if routes.watch else ""
+    scheme = "https" if tls else "http"
+    say(f"ready gateway {scheme}://{routes.host}:{listeners[0].port} {' '.join(routes.routes)}{watch}")
+    await stop.wait()
+    await asyncio.gather(*(listener.drain(DRAIN_S) for listener in listeners))
+    gateway.close()
+
+
+async def _ask_for_keys(gateway: Gateway, routes: Routes) -> None:
+    """Raises `RoutesError` where a site answers whoever asks: through the gateway that would be anybody."""
+    for route in {(r.host, r.port): r for places in routes.routes.values() for r in places}.values():
+        site = gateway._open(route, Manner(connections=1))
+        request = f"GET /v2 HTTP/1.1\r\nHost: {route.host}:{route.port}\r\n\r\n".encode()
+        try:
+            answer, _ = await site.exchange(request, time.monotonic() + 1.0)
+        except OSError:  # it is not there yet
+            continue
+        finally:
+            site.close()
+        if answer.status != 401:
+            raise RoutesError(
+                f"{route.host}:{route.port} answers without a key, and {routes.host} can be reached from outside; give "
+                "that site keys."
+            )
+
+
+def _trusted(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca or None)
+    except (OSError, ssl.SSLError) as error:
+        raise RoutesError(f"ca: {ca} holds no certificates ({error}).") from None
+
+
+def status(url: str) -> dict[str, Any]:
+    """What a gateway tells of itself. Raises `RoutesError`."""
+    parts = urlsplit(url if "//" in url else f"http://{url}")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    try:
+        one = kind(parts.hostname or "", parts.port, timeout=5)
+        one.request("GET", "/gateway")
+        answer = one.getresponse()
+        body = answer.read()
+        one.close()
+        if answer.status != 200:
+            raise ValueError(f"it answers {answer.status}")
+        return dict(json.loads(body))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise RoutesError(f"{url} tells no status ({reason}); see that a gateway answers there.") from None
