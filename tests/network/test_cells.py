@@ -121,6 +121,20 @@ def test_two_cells_at_full_load(beside):
     assert many.share_used[..., DOWN] == pytest.approx(1.0, abs=0.02)
 
 
+def test_devices_that_share_prbs_disturb_others_as_one_would():
+    """Half of the PRBs are heard elsewhere at half the power, 3 dB less, however many devices share them."""
+    seen_db = []
+    for mimo, share in (("su", 50), ("mu", 50), ("su", 100)):
+        tree = several(6, "inf-sl", mimo=mimo).model_dump()
+        tree["slices"] = [{"name": "all", "max": share}]
+        flow = both([40_000_000], devices=36, rate_hz=1)
+        many = twin.run(Network.model_validate(tree), [flow], until_s=2, seed=1, drain_s=0.1, warm_s=2).many
+        seen_db.append(many.device_sinr_db[:, DOWN])
+    one, shared, whole = seen_db
+    assert shared == pytest.approx(one, abs=0.5, nan_ok=True)  # a device is not heard in the same snapshots
+    assert np.nanmedian(one - whole) == pytest.approx(10 * np.log10(2), abs=0.1)
+
+
 def test_beside_a_silent_cell_all_is_as_without_it(beside):
     trace = beside([30, 80, 84, 95], [30, 80, 86, 95])
     many = twin.run(several(2), [both([9000])], until_s=5, seed=1, trace=trace).many

@@ -109,9 +109,11 @@ def step(t: Cluster, c: Config) -> None:
         take(t, s)
         if s.n[N.events] > 0:
             outcomes(s, c)
+        before = prbs_down(t, k)
         for direction in range(2):
             if elements[direction] > 0 and s.n[N.active + direction] + s.n[N.resends + direction] > 0:
                 schedule(s, c, direction, elements[direction])
+        t.air.load[k] += (prbs_down(t, k) - before) / c.prbs  # several devices on the same PRBs divide their power
         sent(s, c, t.air, k)
         leave(t, s)
     measure(c, t.air, slot)
@@ -122,6 +124,15 @@ def step(t: Cluster, c: Config) -> None:
             heard(s, c, t.air, k)
             leave(t, s)
         t.n[k, N.slot] += 1
+
+
+@inner
+def prbs_down(t: Cluster, k: int) -> int:
+    """PRBs that a cell has sent on so far."""
+    used = 0
+    for j in range(t.prbs_used.shape[1]):
+        used += t.prbs_used[k, j, DOWN]
+    return used
 
 
 @inner

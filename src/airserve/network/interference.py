@@ -80,16 +80,13 @@ def power_db(s: State, c: Config, f: int, prbs: int) -> float:
 
 @inner
 def sent(s: State, c: Config, a: Air, k: int) -> None:
-    """Count what a cell's slot put on the air."""
+    """Count what the devices of a cell put on the air in a slot: of several on the same PRBs, each its own power."""
     b = s.n[N.air]
     while b != NONE:
         block = s.block[b]
-        part = block.prbs / c.prbs
-        if s.flow[block.flow].direction == DOWN:
-            a.load[k] = min(a.load[k] + part, 1.0)
-        else:
+        if s.flow[block.flow].direction == UP:
             ue = s.flow[block.flow].ue
-            part *= a.up_over_down * 10.0 ** (power_db(s, c, block.flow, block.prbs) / 10)
+            part = block.prbs / c.prbs * a.up_over_down * 10.0 ** (power_db(s, c, block.flow, block.prbs) / 10)
             for other in range(a.heard.size):
                 if other != k:
                     a.heard[other] += part * a.over_noise[ue, other]
