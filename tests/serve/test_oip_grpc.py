@@ -343,6 +343,24 @@ def test_a_stream_of_a_slow_model_answers_in_order(graphs):
     assert "no model 'nothing'" in got[2].error_message
 
 
+def test_a_request_of_a_stream_counts_its_time_from_its_own_arrival(graphs):
+    """A stream lives long; a request late in it has neither waited since its beginning nor passed a deadline."""
+
+    async def talk(channel, listener, request):
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+        await stream.write(request("slow"))
+        await stream.read()
+        await asyncio.sleep(0.3)
+        for model in ("slow", "quick"):
+            await stream.write(request(model))
+            await stream.read()
+        await stream.done_writing()
+
+    _, (slow, quick) = here(graphs, talk)
+    assert (slow.answered, quick.answered) == (2, 1)
+    assert slow.queue_s + quick.queue_s < 0.3
+
+
 def test_calls_are_logged_with_what_names_them(graphs, tmp_path):
     words = [str(graphs["whole"]), "--port", "0", "--grpc-port", "0", "--access-log"]
     command, parent = [sys.executable, "-m", "airserve.cli", "serve", *words], f"00-{'1' * 32}-{'2' * 16}-01"
@@ -354,9 +372,11 @@ def test_calls_are_logged_with_what_names_them(graphs, tmp_path):
             assert dict(live.initial_metadata())["x-request-id"] == "seven"
             with pytest.raises(grpc.RpcError):
                 channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\x0a\x01z")
+            assert list(channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter([b"\x0a\x01z"])))
         process.send_signal(signal.SIGTERM)
         lines = [json.loads(line) for line in process.communicate(timeout=15)[1].splitlines()]
-    one, other = (line for line in lines if line["message"] == "request")
+    one, other, streamed = (line for line in lines if line["message"] == "request")
+    assert (streamed["path"], streamed["status"]) == (f"/{SERVICE}/ModelStreamInfer", "NOT_FOUND")
     assert (one["path"], one["status"], one["request_id"]) == (f"/{SERVICE}/ServerLive", "OK", "seven")
     assert one["traceparent"] == parent
     assert (other["path"], other["status"]) == (f"/{SERVICE}/ModelInfer", "NOT_FOUND")

@@ -1,22 +1,35 @@
 """Spans of requests for OpenTelemetry: the request, and in it the queue and the work; the client's trace goes on.
 
 Where they are sent, and which, is said by OpenTelemetry's own environment variables (OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME). Attributes have the names of its semantic conventions for HTTP.
+OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME). Attributes have the names of its semantic conventions for HTTP and RPC.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
 
 from airserve.serve.configuration import ConfigurationError
+from airserve.serve.guarding import Admitted
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._observing import observed
 from airserve.timing import TimingError, parse_timing
 
+if TYPE_CHECKING:
+    from airserve.serve.protocols._calls import Call  # which needs grpcio
+
 FLUSH_MS = 1500  # at the end, for spans that were not sent yet
 HEAD_BYTES = 2048  # of an answer, where its Server-Timing is
+CALLED = frozenset(("ServerLive", "ServerReady"))  # as PROBES, over gRPC
+STATUS_CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+# Those that are a server's fault, by OpenTelemetry's conventions for gRPC.
+FAILED = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
 PROBES = frozenset(("/v2/health/live", "/v2/health/ready", "/metrics"))  # asked all the time
 
 
@@ -45,11 +58,9 @@ class Spans:
         self._provider.force_flush(FLUSH_MS)
 
     def told(self, head: Head, status: int, timing: str, arrived_s: float) -> None:
-        """A request has been answered: its span, with those of its Server-Timing one after the other."""
+        """An HTTP request has been answered: its span, with those of its Server-Timing one after the other."""
         if head.path in PROBES:
             return
-        ended_ns = time.time_ns()
-        begun_ns = ended_ns - int(1e9 * (time.monotonic() - arrived_s))
         names = (b"traceparent", b"tracestate")
         given = {name.decode(): head.headers[name].decode("latin-1") for name in names if name in head.headers}
         attributes: dict[str, Any] = {
@@ -57,28 +68,55 @@ class Spans:
             "url.path": head.path,
             "http.response.status_code": status,
         }
-        if head.admitted is not None:
-            attributes["airserve.tenant"] = head.admitted.tenant.name
-        if head.path.startswith("/v2/models/"):
-            attributes["airserve.model"] = head.path.split("/")[3]
-        span = self._tracer.start_span(
-            f"{head.method} {_route(head.path)}",
-            self._context.extract(given),
-            self._server,
-            attributes,
-            start_time=begun_ns,
-        )
-        if status >= 500:
-            span.set_status(self._failed)
-        within, at_ns = self._within(span), begun_ns
+        model = head.path.split("/")[3] if head.path.startswith("/v2/models/") else ""
         try:
             entries = parse_timing(timing)[:2]  # what comes after was spent elsewhere
         except TimingError:
             entries = []
-        for entry in entries:
-            part = self._tracer.start_span(entry.name, within, start_time=at_ns)
-            at_ns = min(at_ns + int(1e6 * entry.ms), ended_ns)
-            part.end(at_ns)
+        parts = [(entry.name, entry.ms / 1e3) for entry in entries]
+        name = f"{head.method} {_route(head.path)}"
+        self._tell(name, given, attributes, model, head.admitted, status >= 500, arrived_s, parts)
+
+    def called(self, call: Call, status: str) -> None:
+        """A gRPC request has been answered, alone or in a stream."""
+        service, _, method = call.method[1:].partition("/")
+        if method in CALLED:
+            return
+        names = ("traceparent", "tracestate")
+        given = {name: value for name in names if isinstance(value := call.metadata.get(name), str)}
+        code = STATUS_CODES.index(status) if status in STATUS_CODES else 2
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": code}
+        parts = list(zip(("queue", "compute"), call.took_s, strict=False))
+        name, failed = f"{service}/{method}", status in FAILED
+        self._tell(name, given, attributes, call.model, call.admitted, failed, call.arrived_s, parts)
+
+    def _tell(
+        self,
+        name: str,
+        given: dict[str, str],
+        attributes: dict[str, Any],
+        model: str,
+        admitted: Admitted | None,
+        failed: bool,
+        arrived_s: float,
+        parts: Sequence[tuple[str, float]],
+    ) -> None:
+        """A span that ends now, in the trace that was `given`, and in it one for each of its parts, in seconds."""
+        ended_ns = time.time_ns()
+        begun_ns = ended_ns - int(1e9 * (time.monotonic() - arrived_s))
+        if admitted is not None:
+            attributes["airserve.tenant"] = admitted.tenant.name
+        if model:
+            attributes["airserve.model"] = model
+        context = self._context.extract(given)
+        span = self._tracer.start_span(name, context, self._server, attributes, start_time=begun_ns)
+        if failed:
+            span.set_status(self._failed)
+        within, at_ns = self._within(span), begun_ns
+        for part, took_s in parts:
+            inner = self._tracer.start_span(part, within, start_time=at_ns)
+            at_ns = min(at_ns + int(1e9 * took_s), ended_ns)
+            inner.end(at_ns)
         span.end(ended_ns)
 
     def traced(self, answer: _http.Answer, failed: _http.Failed) -> _http.Answer:

@@ -97,7 +97,7 @@ async def _serve(
     )
     listeners = [listener]
     if c.grpc_port >= 0:
-        listeners.append(await _grpc(service, c, guard))
+        listeners.append(await _grpc(service, c, guard, spans.called if spans else None))
     hands = Hands(shared.siblings, number, service)
     await hands.open()
     gc.collect()
@@ -125,7 +125,7 @@ def _wraps(*wraps: Wrap) -> Wrap | None:
     return whole if wraps else None
 
 
-async def _grpc(service: Service, configuration: Configuration, guard: Guard | None) -> Any:
+async def _grpc(service: Service, configuration: Configuration, guard: Guard | None, told: Any) -> Any:
     try:
         protocol = catalog.protocols["oip-grpc"]
     except ImportError:
@@ -133,7 +133,8 @@ async def _grpc(service: Service, configuration: Configuration, guard: Guard | N
     c, certificate = configuration, None
     if c.tls_cert:
         certificate = (Path(c.tls_key).read_bytes(), Path(c.tls_cert).read_bytes())
-    return await protocol.listen(service, c.host, c.grpc_port, share=True, certificate=certificate, guard=guard)
+    how = {"share": True, "certificate": certificate, "guard": guard, "told": told}
+    return await protocol.listen(service, c.host, c.grpc_port, **how)
 
 
 def _tls(configuration: Configuration) -> ssl.SSLContext | None:

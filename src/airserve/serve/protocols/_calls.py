@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import grpc
 from grpc._cython.cygrpc import (
@@ -27,6 +27,9 @@ from grpc._cython.cygrpc import (
     SendStatusFromServerOperation,
     Server,
 )
+
+if TYPE_CHECKING:
+    from airserve.serve.guarding import Admitted
 
 Answer = Callable[["Call", bytes], "bytes | Future[bytes]"]
 Status = Callable[[Exception], tuple[grpc.StatusCode, str]]
@@ -126,12 +129,14 @@ class Calls:
 class Call:
     """A call under way. `metadata` has its last value for each name; `deadline_s` is of time.time, infinite for none.
 
-    `echo` goes back with the answer, `ended` is called with the status when it goes.
+    `echo` goes back with the answer, `ended` is called with the status when it goes. For who is told of it: `admitted`,
+    the `model` asked, and the seconds in the queue and at work, where there were any; in a stream those of its last
+    message, as is `arrived_s`.
     """
 
     __slots__ = (
-        "_answer", "_call", "_calls", "_closing", "_future", "arrived_s", "deadline_s", "echo", "ended", "metadata",
-        "method",
+        "_answer", "_call", "_calls", "_closing", "_future", "admitted", "arrived_s", "deadline_s", "echo", "ended",
+        "metadata", "method", "model", "took_s",
     )  # fmt: skip
 
     def __init__(self, calls: Calls, call: Any, method: str, metadata: Any, deadline_s: float | None) -> None:
@@ -142,6 +147,8 @@ class Call:
         self.arrived_s = time.monotonic()
         self.echo: tuple[tuple[str, str], ...] = NOTHING
         self.ended: Callable[[str, int], None] | None = None
+        self.admitted: Admitted | None = None
+        self.model, self.took_s = "", list[float]()
         self._closing = False  # the client's end is heard of apart from the answer's
         self._future: Future[bytes] | None = None
 
@@ -220,6 +227,7 @@ class Call:
             self._call.start_server_batch((status, CLOSED(0)), self._finished)
             return
         assert self._answer is not None
+        self.arrived_s, self.model, self.took_s = time.monotonic(), "", []
         answer = self._answer(self, message)
         if isinstance(answer, bytes):
             self._say(answer)

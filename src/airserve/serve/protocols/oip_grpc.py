@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from importlib.metadata import version as version_of
 from typing import Any, NamedTuple, final
 
 import grpc
@@ -26,6 +25,7 @@ from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols._calls import Answer, Call, Calls
 from airserve.serve.protocols._contents import RAW_INPUT, RAW_OUTPUT, M, answer_of, delimited, header_of, inputs_of
+from airserve.serve.protocols._control import METHODS, OPEN, Control, permit
 from airserve.serve.protocols._entry import REQUEST_ID, TRACEPARENT
 from airserve.serve.protocols._messages import SERVICE
 from airserve.serve.served import BadInput, EngineFailed, Served
@@ -46,7 +46,7 @@ CODE: dict[type[Exception], grpc.StatusCode] = {
     Fixed: grpc.StatusCode.FAILED_PRECONDITION, EngineFailed: grpc.StatusCode.INTERNAL,
     UserError: grpc.StatusCode.INVALID_ARGUMENT,
 }  # fmt: skip
-OPEN = ("ServerLive", "ServerReady")
+Told = Callable[[Call, str], None]
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +58,11 @@ async def listen(
     share: bool = False,
     certificate: tuple[bytes, bytes] | None = None,
     guard: Guard | None = None,
+    told: Told | None = None,
 ) -> Calls:
     """Answers for a Service at an address (port 0: any that is free). `certificate`: private key and chain, PEM.
+
+    `told` hears of each request once it has been answered, with the name of its status.
 
     Raises `OSError` where the address is taken.
     """
@@ -68,7 +71,7 @@ async def listen(
         ("grpc.max_receive_message_length", BODY_LIMIT_BYTES),
         ("grpc.max_send_message_length", -1),
     ]
-    methods = _Methods(service, guard, asyncio.get_running_loop())
+    methods = _Methods(service, guard, asyncio.get_running_loop(), told)
     return Calls(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         {f"/{SERVICE}/{name}": methods.answer(name) for name in (*METHODS, "ModelInfer", "ModelStreamInfer")},
@@ -98,12 +101,16 @@ class _Form(NamedTuple):
 class _Methods:
     """The calls of the service; each takes and gives the bytes of its messages."""
 
-    def __init__(self, service: Service, guard: Guard | None, loop: asyncio.AbstractEventLoop) -> None:
-        self._service, self._guard, self._loop = service, guard, loop
+    def __init__(
+        self, service: Service, guard: Guard | None, loop: asyncio.AbstractEventLoop, told: Told | None = None
+    ) -> None:
+        self._service, self._guard, self._loop, self._told = service, guard, loop, told
+        self._control = Control(service)
         self._forms: list[_Form] = []
         self._last = b""
         self._known: dict[tuple[Any, Any], tuple[Admitted, Allowance | None]] = {}
         self._recorded = recording.requests.isEnabledFor(logging.INFO)
+        self._observed = self._recorded or told is not None
 
     def answer(self, name: str) -> Answer:
         """What answers a method."""
@@ -115,44 +122,50 @@ class _Methods:
             metadata = call.metadata
             if "x-request-id" in metadata and REQUEST_ID.fullmatch(identity := _bytes(metadata["x-request-id"])):
                 call.echo = (("x-request-id", identity.decode()),)
-            if self._recorded:
-                call.ended = lambda status, size: self._say(call, status, size)
+            if self._observed:
+                call.ended = lambda status, size: self._over(call, status, size)
             return answer(call, data)
 
         return named
 
-    def _say(self, call: Call, status: str, size: int) -> None:
-        said, metadata = call.metadata, ("authorization", "x-api-key")
-        admitted, _ = self._known.get((said.get(metadata[0]), said.get(metadata[1])), (None, None))
-        recording.say(
-            "gRPC",
-            call.method,
-            status,
-            call.arrived_s,
-            size,
-            _bytes(said.get("x-request-id", b"")),
-            _bytes(said.get("traceparent", b"")),
-            admitted,
-        )
+    def _over(self, call: Call, status: str, size: int) -> None:
+        """A request has been answered."""
+        if self._recorded:
+            names = _bytes(call.metadata.get("x-request-id", b"")), _bytes(call.metadata.get("traceparent", b""))
+            recording.say("gRPC", call.method, status, call.arrived_s, size, *names, call.admitted)
+        if self._told is not None:
+            self._told(call, status)
 
     def _streamed(self, call: Call, data: bytes) -> bytes | Future[bytes]:
         """One of the requests of a stream; one that fails does not end it."""
+
+        def failed(error: Exception) -> bytes:
+            code, sentence = _status(error)
+            if self._observed:
+                self._over(call, code.name, 0)
+            return bytes(M["ModelStreamInferResponse"](error_message=sentence).SerializeToString())
+
+        def answered(answer: bytes) -> bytes:
+            if self._observed:
+                self._over(call, "OK", len(answer))
+            return b"".join(delimited(answer, STREAMED))
+
         try:
             answer = self._infer(call, data)
         except Exception as error:
-            return _failed(error)
+            return failed(error)
         if isinstance(answer, bytes):
-            return b"".join(delimited(answer, STREAMED))
+            return answered(answer)
 
         async def later() -> bytes:
             try:
-                return b"".join(delimited(await asyncio.wrap_future(answer), STREAMED))
+                return answered(await asyncio.wrap_future(answer))
             except Exception as error:
-                return _failed(error)
+                return failed(error)
 
         return asyncio.run_coroutine_threadsafe(later(), self._loop)
 
-    def _called(self, name: str, method: Callable[[_Methods, Any, Admitted | None], Any]) -> Answer:
+    def _called(self, name: str, method: Callable[[Control, Any, Admitted | None], Any]) -> Answer:
         request_of = M[f"{name}Request"].FromString
 
         async def later(made: Coroutine[Any, Any, Any]) -> bytes:
@@ -160,7 +173,7 @@ class _Methods:
 
         def called(call: Call, data: bytes) -> bytes | Future[bytes]:
             admitted, _ = self._admit(call) if name not in OPEN else (None, None)
-            made = method(self, request_of(data), admitted)
+            made = method(self._control, request_of(data), admitted)
             if isinstance(made, Coroutine):
                 return asyncio.run_coroutine_threadsafe(later(made), self._loop)
             return bytes(made.SerializeToString())
@@ -184,7 +197,6 @@ class _Methods:
         return found
 
     def _infer(self, call: Call, data: bytes) -> bytes | Future[bytes]:
-        arrived_s = call.arrived_s
         admitted, allowance = self._admit(call)
         if call.left_s() <= 0.0:
             raise DeadlineExceeded("the deadline passed before the work began.")
@@ -193,14 +205,15 @@ class _Methods:
             for form in self._forms:
                 if data.startswith(form.begins) and len(data) == form.size and form.generation == service.generation:
                     if all(data.startswith(mark, at) for at, mark in form.marks):
-                        _permit(admitted, form.served.name)
+                        permit(admitted, form.served.name)
                         arrays = [np.ndarray(shape, dtype, data, at) for shape, dtype, at in form.inputs]
-                        return self._quick(form, arrays, arrived_s)
+                        return self._quick(form, arrays, call)
                     break
         return self._read(data, call, admitted, allowance)
 
-    def _quick(self, form: _Form, arrays: list[Array], arrived_s: float) -> bytes:
-        outputs, _, _ = self._service.compute(form.served, arrays, arrived_s, aside=True)
+    def _quick(self, form: _Form, arrays: list[Array], call: Call) -> bytes:
+        call.model = form.served.name
+        outputs, *call.took_s = self._service.compute(form.served, arrays, call.arrived_s, aside=True)
         outputs = [outputs[k] for k in form.wanted]
         shapes = tuple([array.shape for array in outputs])
         if (begun := form.answers.get(shapes)) is None:
@@ -218,7 +231,8 @@ class _Methods:
             request = M["ModelInferRequest"].FromString(data)
         except Exception:  # protobuf's DecodeError differs between its implementations
             raise WireError("the request is no ModelInferRequest.") from None
-        _permit(admitted, request.model_name)
+        call.model = request.model_name
+        permit(admitted, request.model_name)
         served = service.endpoint(request.model_name, request.model_version)
         inputs = inputs_of(request)
         requested = [output.name for output in request.outputs]
@@ -235,7 +249,7 @@ class _Methods:
                 served.aside.failed("refused")
                 raise
             form = _Form(service.generation, b"", 0, [], [], served, wanted, request.id, {})
-            answer = self._quick(form, ordered, arrived_s)
+            answer = self._quick(form, ordered, call)
             self._remember(data, request, form)
             return answer
         if allowance is not None:
@@ -251,6 +265,7 @@ class _Methods:
             finally:
                 if allowance is not None:
                     allowance.leave()
+            call.took_s = [timing.ms / 1e3 for timing in reply.timings[:2]]
             raws = [part for tensor, array in reply.outputs for part in delimited(pack(tensor, array), RAW_OUTPUT)]
             described = [(t.name, DATATYPE[t.dtype], a.shape) for t, a in reply.outputs]
             return answer_of(served, request.id, described) + b"".join(raws)
@@ -280,103 +295,6 @@ class _Methods:
         known = [f for f in self._forms if f.generation == form.generation and f.begins != begins][1 - FORMS :]
         self._forms = [*known, form._replace(begins=begins, size=len(data), marks=marks, inputs=inputs)]
 
-    # the other methods
-
-    def server_live(self, request: Any, admitted: Admitted | None) -> Any:
-        return M["ServerLiveResponse"](live=True)
-
-    def server_ready(self, request: Any, admitted: Admitted | None) -> Any:
-        return M["ServerReadyResponse"](ready=True)
-
-    def model_ready(self, request: Any, admitted: Admitted | None) -> Any:
-        _permit(admitted, request.name)
-        try:
-            self._service.endpoint(request.name, request.version)
-        except UnknownEndpoint:
-            return M["ModelReadyResponse"](ready=False)
-        return M["ModelReadyResponse"](ready=True)
-
-    def server_metadata(self, request: Any, admitted: Admitted | None) -> Any:
-        extensions = ["binary_tensor_data", "model_repository", "statistics"]
-        return M["ServerMetadataResponse"](name="airserve", version=version_of("airserve"), extensions=extensions)
-
-    def model_metadata(self, request: Any, admitted: Admitted | None) -> Any:
-        _permit(admitted, request.name)
-        served = self._service.endpoint(request.name, request.version)
-        return self._described(served)
-
-    async def _described(self, served: Served) -> Any:
-        signature = await self._service.signature(served)
-        tensor_of = M["ModelMetadataResponse.TensorMetadata"]
-
-        def described(tensors: Any) -> list[Any]:
-            return [tensor_of(name=t.name, datatype=DATATYPE[t.dtype], shape=t.shape) for t in tensors]
-
-        return M["ModelMetadataResponse"](
-            name=served.name,
-            versions=self._service.versions(served.name),
-            platform=served.platform,
-            inputs=described(signature.inputs),
-            outputs=described(signature.outputs),
-        )
-
-    def model_statistics(self, request: Any, admitted: Admitted | None) -> Any:
-        if request.name:
-            _permit(admitted, request.name)
-            found = [self._service.endpoint(request.name, request.version)]
-        else:
-            found = [served for served in self._service.served if _may(admitted, served.name)]
-        made = []
-        for served in found:
-            c = served.table.counted(served.slot)
-            queue_ns, compute_ns = int(1e9 * c.queue_s), int(1e9 * c.compute_s)
-            stats = M["InferStatistics"](
-                success={"count": c.answered, "ns": queue_ns + compute_ns},
-                fail={"count": c.failed},
-                queue={"count": c.answered, "ns": queue_ns},
-                compute_infer={"count": c.answered, "ns": compute_ns},
-            )
-            made.append(
-                M["ModelStatistics"](
-                    name=served.name,
-                    version=served.version,
-                    inference_count=c.rows,
-                    execution_count=c.runs,
-                    inference_stats=stats,
-                )
-            )
-        return M["ModelStatisticsResponse"](model_stats=made)
-
-    def repository_index(self, request: Any, admitted: Admitted | None) -> Any:
-        keys = ("name", "version", "state", "reason")
-        rows = [row for row in self._service.index() if (row[2] == "READY" or not request.ready)]
-        return M["RepositoryIndexResponse"](
-            models=[dict(zip(keys, row, strict=True)) for row in rows if _may(admitted, row[0])]
-        )
-
-    def repository_model_load(self, request: Any, admitted: Admitted | None) -> Any:
-        return self._change("load", request, admitted)
-
-    def repository_model_unload(self, request: Any, admitted: Admitted | None) -> Any:
-        return self._change("unload", request, admitted)
-
-    def _change(self, what: Any, request: Any, admitted: Admitted | None) -> Any:
-        if admitted is not None and not admitted.tenant.admin:
-            raise Forbidden(f"{admitted.tenant.name} may not load or unload models; that takes a key of an admin.")
-        return self._changed(what, request.model_name)
-
-    async def _changed(self, what: Any, model: str) -> Any:
-        await self._service.change(what, model)
-        return M[f"RepositoryModel{what.title()}Response"]()
-
-
-METHODS: dict[str, Callable[[_Methods, Any, Admitted | None], Any]] = {
-    "ServerLive": _Methods.server_live, "ServerReady": _Methods.server_ready, "ModelReady": _Methods.model_ready,
-    "ServerMetadata": _Methods.server_metadata, "ModelMetadata": _Methods.model_metadata,
-    "ModelStatistics": _Methods.model_statistics, "RepositoryIndex": _Methods.repository_index,
-    "RepositoryModelLoad": _Methods.repository_model_load, "RepositoryModelUnload": _Methods.repository_model_unload,
-}  # fmt: skip
-
 
 def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
     for kind in type(error).__mro__:
@@ -384,19 +302,6 @@ def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
             return code, str(error)
     log.error("a request failed in a way that no error names", exc_info=error)
     return grpc.StatusCode.INTERNAL, f"the server failed ({type(error).__name__}); its log says where."
-
-
-def _failed(error: Exception) -> bytes:
-    return bytes(M["ModelStreamInferResponse"](error_message=_status(error)[1]).SerializeToString())
-
-
-def _may(admitted: Admitted | None, model: str) -> bool:
-    return admitted is None or not admitted.tenant.models or model in admitted.tenant.models
-
-
-def _permit(admitted: Admitted | None, model: str) -> None:
-    if admitted is not None and not _may(admitted, model):
-        raise Forbidden(f"{admitted.tenant.name} may not use {model[:80]!r}.")
 
 
 def _bytes(value: str | bytes) -> bytes:
