@@ -1,8 +1,11 @@
-"""Servers under measurement: started with a key and limits, and what their whole process tree spends and holds."""
+"""Servers under measurement: started with a key and limits, what their whole process tree spends and holds, its end."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from typing import NamedTuple
 
 from airserve.serve.guarding import new_key
 
+PR_SET_CHILD_SUBREAPER = 36
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -52,10 +56,35 @@ def airserve(folder: Path, *arguments: str) -> Iterator[Server]:
 def tree(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += tree(int(child))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that ends meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += tree(int(child))
     return found
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Kills whatever was started within, at the end, at Ctrl-C and at SIGTERM.
+
+    A server's workers may have sessions of their own and outlive it; orphans become children of this process (Linux's
+    PR_SET_CHILD_SUBREAPER), so that none is missed.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = set(tree(os.getpid()))
+    handled = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        while left := set(tree(os.getpid())) - before:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            time.sleep(0.01)
+        signal.signal(signal.SIGTERM, handled)
 
 
 def cpu_s(pid: int) -> float:

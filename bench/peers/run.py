@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from graphs import TINY_INPUT, tiny
-from processes import ENVIRONMENT, airserve, resident_mb
+from processes import ENVIRONMENT, airserve, leaving_nothing, resident_mb
 from rich.console import Console
 from rich.table import Table
 from serving import as_json, bare_us, binary, rows_of, spent_us
@@ -106,25 +104,20 @@ def running(name: str, python: Path, model: Path, first: bytes) -> Iterator[tupl
         port = free.getsockname()[1]
     command = [str(python), str(Path(__file__).with_name(f"serve_{name}.py")), str(port)]
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"} | {"MODEL": str(model)}
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, leaving_nothing():
         begun_s = time.monotonic()
         server = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
-        try:
-            while True:
-                try:
-                    ask(f"127.0.0.1:{port}", first)
-                    break
-                except (OSError, ValueError) as error:
-                    if server.poll() is not None or time.monotonic() > begun_s + UP_S:
-                        said.seek(0)
-                        tail = said.read().decode("utf-8", "replace")[-2000:]
-                        raise RuntimeError(f"{name} does not answer ({error}):\n{tail}") from None
-                    time.sleep(0.05)
-            yield server.pid, f"127.0.0.1:{port}", time.monotonic() - begun_s
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        while True:
+            try:
+                ask(f"127.0.0.1:{port}", first)
+                break
+            except (OSError, ValueError) as error:
+                if server.poll() is not None or time.monotonic() > begun_s + UP_S:
+                    said.seek(0)
+                    tail = said.read().decode("utf-8", "replace")[-2000:]
+                    raise RuntimeError(f"{name} does not answer ({error}):\n{tail}") from None
+                time.sleep(0.05)
+        yield server.pid, f"127.0.0.1:{port}", time.monotonic() - begun_s
 
 
 def measure(name: str, folder: Path, cache: Path, seconds: float) -> list[dict[str, Any]]:
