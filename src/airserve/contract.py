@@ -189,6 +189,7 @@ class Air:
     sites: tuple[AirSite, ...]
     seed: int
     tightest_ms: float  # the tightest promise: a run whose p99 release lateness passes 10 % of it is invalid
+    kinds: tuple[str, ...] = ()  # what each device is on the radio; none: all full
 
 
 @dataclass(frozen=True)

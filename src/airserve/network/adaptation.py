@@ -20,7 +20,8 @@ LOOP_LIMITS_DB = (-20.0, 3.0)  # a channel that moves on between reports needs t
 
 with_evm_db = link.with_evm_db
 PDCCH_DB, PDCCH_LEVELS = control.THRESHOLD_DB, np.array(control.LEVELS)
-THRESHOLD_DB, EFFICIENCY, QM, RATE = link.THRESHOLD_DB, link.EFFICIENCY, link.QM, link.RATE
+# Of Table 5.1.3.1-2, and behind it of Table 5.1.3.1-1: a flow has those from `mcs_first` to `mcs_last`
+THRESHOLD_DB, EFFICIENCY, QM, RATE = link.ALL_THRESHOLD_DB, link.ALL_EFFICIENCY, link.ALL_QM, link.ALL_RATE
 
 
 @inner
@@ -55,13 +56,13 @@ def sinr_db(s: State, c: Config, f: int, snr: float, prbs: int) -> float:
 def reach(s: State, c: Config, f: int) -> int:
     """Most PRBs on which a device's power still allows the lowest MCS, by its report: what its headroom tells."""
     flow = s.flow[f]
-    spare_db = s.reported_db[f, 0] + flow.olla_db - THRESHOLD_DB[0]
-    return int(min(max(c.prbs * 10 ** (spare_db / 10), 1.0), c.prbs))
+    spare_db = s.reported_db[f, 0] + flow.olla_db - THRESHOLD_DB[flow.mcs_first]
+    return int(min(max(c.prbs * 10 ** (spare_db / 10), 1.0), flow.most))
 
 
 @inner
 def listen(s: State, c: Config, f: int, slot: int) -> None:
-    """Bring a flow's CQI report, and the MCS for a grant of the whole band, up to date.
+    """Bring a flow's CQI report, and the MCS for a grant of all the PRBs that it can have, up to date.
 
     What follows from a report is worked out once and kept: a flow waits in many slots for each report that it makes.
     """
@@ -75,7 +76,7 @@ def listen(s: State, c: Config, f: int, slot: int) -> None:
     elif flow.olla_db == flow.chosen_db:
         return
     flow.chosen_db = flow.olla_db
-    flow.mcs, flow.layers = choose(s, c, f, c.prbs)
+    flow.mcs, flow.layers = choose(s, c, f, flow.most)
     flow.needed_bytes = NONE
 
 
@@ -83,28 +84,29 @@ def listen(s: State, c: Config, f: int, slot: int) -> None:
 def choose(s: State, c: Config, f: int, prbs: int) -> tuple[int, int]:
     """MCS and layers that carry most on some PRBs while the reported SNR, as the outer loop corrects it, allows them.
 
-    A device that clears no threshold is sent MCS 0 on one layer, and HARQ makes up for it.
+    A device that clears no threshold is sent the lowest MCS on one layer, and HARQ makes up for it.
     """
-    best, mcs_best, layers_best = 0.0, 0, 1
+    best, mcs_best, layers_best = 0.0, s.flow[f].mcs_first, 1
     for layers in range(1, s.reported_db.shape[1] + 1):
         sinr = s.whole_db[f, layers - 1] if prbs == c.prbs else sinr_db(s, c, f, s.reported_db[f, layers - 1], prbs)
-        mcs = highest(sinr + s.flow[f].olla_db)
+        mcs = highest(s, f, sinr + s.flow[f].olla_db)
         if mcs >= 0 and layers * EFFICIENCY[mcs] > best:
             best, mcs_best, layers_best = layers * EFFICIENCY[mcs], mcs, layers
     return mcs_best, layers_best
 
 
 @inner
-def highest(sinr: float) -> int:
-    """The highest MCS whose threshold is not above an SINR in dB, or -1; thresholds ascend."""
-    low, high = 0, THRESHOLD_DB.size
+def highest(s: State, f: int, sinr: float) -> int:
+    """The highest MCS of a flow's table whose threshold is not above an SINR in dB, or -1; thresholds ascend."""
+    first = s.flow[f].mcs_first
+    low, high = first, s.flow[f].mcs_last + 1
     while low < high:
         middle = (low + high) // 2
         if THRESHOLD_DB[middle] > sinr:
             high = middle
         else:
             low = middle + 1
-    return low - 1
+    return low - 1 if low > first else -1
 
 
 @inner

@@ -8,7 +8,7 @@ import numpy as np
 
 from airserve.network.frame import SUBCARRIERS, pattern, taken, way_of
 from airserve.network.headers import BLOCK, PACKET, PACKET_BYTES
-from airserve.network.link import EFFICIENCY, QM, RATE, Direction, peak_rate_bps, tbs_bits
+from airserve.network.link import ALL_EFFICIENCY, ALL_QM, ALL_RATE, FIRST_64QAM, Direction, peak_rate_bps, tbs_bits
 from airserve.network.topology import SLOT_SYMBOLS, Cell
 
 
@@ -22,11 +22,11 @@ class Budget:
     goodput_mbps: float  # application bytes of one device that has all PRBs and loses no block
 
 
-def budget(cell: Cell, direction: Direction, *, layers: int, mcs: int = len(QM) - 1) -> Budget:
+def budget(cell: Cell, direction: Direction, *, layers: int, mcs: int = FIRST_64QAM - 1) -> Budget:
     """Itemise what lies between the peak-rate formula and the bytes of an application, for one saturated device.
 
-    `mcs` is of TS 38.214 Table 5.1.3.1-2; packets are full. TDD's other direction and its guard count as an item,
-    for the formula is that of a carrier whose slots all go one way.
+    `mcs` is of TS 38.214 Table 5.1.3.1-2, from `FIRST_64QAM` on of Table 5.1.3.1-1; packets are full. TDD's other
+    direction and its guard count as an item, for the formula is that of a carrier whose slots all go one way.
 
     >>> of = budget(Cell(name="hall"), "up", layers=1)
     >>> round(of.raw_mbps), round(of.formula_mbps), round(of.goodput_mbps)
@@ -35,7 +35,7 @@ def budget(cell: Cell, direction: Direction, *, layers: int, mcs: int = len(QM) 
     way = way_of(direction)
     slots = pattern(cell)["elements"][:, way]
     seconds = len(slots) * cell.slot_ms / 1e3
-    bits = layers * EFFICIENCY[mcs] / seconds / 1e6  # Mbit/s of an element in the period
+    bits = layers * ALL_EFFICIENCY[mcs] / seconds / 1e6  # Mbit/s of an element in the period
     whole = len(slots) * SLOT_SYMBOLS * SUBCARRIERS * cell.prbs
     symbols = np.resize(np.array(cell.symbols), (len(slots), 2))[:, way]
     items = {"other direction and guard": (whole - symbols.sum() * SUBCARRIERS * cell.prbs) * bits}
@@ -44,7 +44,7 @@ def budget(cell: Cell, direction: Direction, *, layers: int, mcs: int = len(QM) 
     left = whole * bits - sum(items.values())
     used = float(slots.sum()) * cell.prbs * bits
     items["elements left over"] = left - used  # of slots too short for data, and by rounding down to whole PRBs
-    blocks = [tbs_bits(cell.prbs * int(n), int(QM[mcs]), float(RATE[mcs]), layers) for n in slots if n > 0]
+    blocks = [tbs_bits(cell.prbs * int(n), int(ALL_QM[mcs]), float(ALL_RATE[mcs]), layers) for n in slots if n > 0]
     carried = sum(blocks) / seconds / 1e6
     items["transport block sizes"] = used - carried
     for name, nbytes in BLOCK.items():
@@ -54,6 +54,6 @@ def budget(cell: Cell, direction: Direction, *, layers: int, mcs: int = len(QM) 
     for name, nbytes in PACKET.items():
         items[name] = carried * nbytes / on_wire
     formula = peak_rate_bps(
-        cell.prbs, cell.scs_khz, layers, int(QM[mcs]), float(RATE[mcs]), direction, cell.frequency_range
+        cell.prbs, cell.scs_khz, layers, int(ALL_QM[mcs]), float(ALL_RATE[mcs]), direction, cell.frequency_range
     )
     return Budget(whole * bits, formula / 1e6, items, carried * PACKET_BYTES / on_wire)

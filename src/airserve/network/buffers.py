@@ -53,7 +53,7 @@ FLOW = np.dtype(
         ("shift_db", "f8"),  # of its serving cell's link against that of the trace
         ("rise_db", "f8"),  # interference and noise over noise, as of the last report
         ("report", "i8"),  # slot to which the last CQI report applies
-        ("mcs", "i8"),  # chosen for a grant of the whole band
+        ("mcs", "i8"),  # chosen for a grant of all that it can have
         ("layers", "i8"),
         ("olla_db", "f8"),  # outer loop's correction of the reported SNR
         ("chosen_db", "f8"),  # the correction for which mcs and layers were chosen
@@ -64,6 +64,12 @@ FLOW = np.dtype(
         ("needed_bytes", "i8"),  # NONE: not known for this report
         ("needed_elements", "i8"),
         ("metric", "f8"),  # proportional fair, in this slot
+        # What the device can (equipment.py):
+        ("most", "i8"),  # PRBs of a grant
+        ("mcs_first", "i8"),  # of the MCS of link.ALL_QM those of its table
+        ("mcs_last", "i8"),
+        ("antennas", "i8"),  # that receive
+        ("half", "i8"),  # 1: it does not send while it receives
     ],
     align=True,
 )
@@ -171,7 +177,6 @@ class Config(NamedTuple):
     report_delay: int
     snapshot: float  # of the radio trace
     together: int  # most devices on the same PRBs
-    ue_antennas: int
     rlc_delay: int
     cces: tuple[int, int]  # control channel elements for the grants of a slot, by direction
     access: Any  # rrc.Access

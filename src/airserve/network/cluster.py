@@ -15,6 +15,7 @@ import numpy as np
 from airserve.model import Array
 from airserve.network import association, handover, mobility, radio, uplink
 from airserve.network.buffers import BLOCK, DOWN, NONE, UP, Config, N, State, visible_slot
+from airserve.network.equipment import outfit
 from airserve.network.harq import happen as outcomes
 from airserve.network.intake import enqueue
 from airserve.network.interference import BINS, REPORTS, Air, forget, heard, measure, report, sent
@@ -222,6 +223,7 @@ def initial(
     processing: bool = True,
     records: int = 1024,
     marks: int = 0,
+    kinds: Sequence[str] = (),
 ) -> tuple[Config, Cluster, association.Surroundings]:
     """Cells at their start. Raises `MacError` for what cannot be, `TraceError` for a trace without other cells."""
     rng = np.random.default_rng(seed)
@@ -242,6 +244,7 @@ def initial(
     flow["row"], flow["offset"] = np.tile(there.row, 2), np.tile(there.step, 2)
     flow["shift_db"] = np.tile(shift_db, 2)
     flow["open_db"] = uplink.open_loop_db(network.cell, trace)[flow["row"]] - network.cell.alpha * flow["shift_db"]
+    one = outfit(one, network.cell, trace, kinds)
     one = one._replace(block=_more_blocks(one.block, c, BLOCKS * cells))
     n = np.tile(one.n, (cells, 1))
     n[:, N.random] = rng.integers(1, 2**63 - 1, cells)

@@ -400,7 +400,9 @@ def main() -> int:
         _warm_up(network, air)
         scheduling = run_on_time(PRIORITY)
         with Journal(Path(sys.argv[2]), network, scheduling) as journal:
-            relay = Relay(air, Mac(network, air.slice_of, seed=air.seed), network.cell.slot_ms / 1000, journal)
+            relay = Relay(
+                air, Mac(network, air.slice_of, seed=air.seed, kinds=air.kinds), network.cell.slot_ms / 1000, journal
+            )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, relay.stop)
             print(f"ready air: {len(air.devices)} devices, {len(air.sites)} sites, {scheduling}", flush=True)
@@ -414,7 +416,7 @@ def main() -> int:
 
 def _warm_up(network: Network, air: Air) -> None:
     """Have the MAC compiled before anybody waits for it."""
-    mac = Mac(network, air.slice_of, seed=air.seed)
+    mac = Mac(network, air.slice_of, seed=air.seed, kinds=air.kinds)
     for direction in (DOWN, UP):
         mac.offer(0, direction, 1000, 0.0)
     mac.run(0.1)

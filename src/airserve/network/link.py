@@ -75,7 +75,11 @@ def waterfalls(index: Literal[1, 2, 3]) -> tuple[NDArray[np.float64], NDArray[np
 
 QM, RATE = mcs_table(2)
 EFFICIENCY = QM * RATE  # bit/s/Hz of one layer
-BITS, MIDDLE_DB, WIDTH_DB = waterfalls(2)
+# The MAC counts on: behind table 2, which has 256QAM, stands table 1 for devices that do not know it
+FIRST_64QAM = len(QM)
+ALL_QM, ALL_RATE = (np.concatenate(both) for both in zip(mcs_table(2), mcs_table(1), strict=True))
+ALL_EFFICIENCY = ALL_QM * ALL_RATE
+BITS, MIDDLE_DB, WIDTH_DB = (np.concatenate(both) for both in zip(waterfalls(2), waterfalls(1), strict=True))
 SHORTNESS = 1 / np.sqrt(BITS)  # what middles and widths are nearly straight in: Polyanskiy, Poor, Verdu 2010
 SLOPE_DB, SLOPE_WIDTH_DB = (
     np.diff(curve, axis=1) / np.diff(SHORTNESS, axis=1) for curve in (MIDDLE_DB, WIDTH_DB)
@@ -97,6 +101,11 @@ def threshold_db(mcs: int, target_bler: float = 0.1, code_block_bits: float = RE
     """
     if not 0 <= mcs < len(QM):
         raise IndexError(f"MCS {mcs} does not exist in TS 38.214 Table 5.1.3.1-2; it has 0 to {len(QM) - 1}.")
+    return _threshold_db(mcs, target_bler, code_block_bits)
+
+
+def _threshold_db(mcs: int, target_bler: float, code_block_bits: float) -> float:
+    """The same for all that the MAC counts."""
     middle_db, width_db = waterfall(mcs, code_block_bits)
     if target_bler >= TAIL:
         return float(middle_db - width_db * NormalDist().inv_cdf(target_bler))
@@ -113,7 +122,9 @@ def thresholds_db(target_bler: float) -> NDArray[np.float64]:
 
 
 def waterfall(mcs: int, code_block_bits: float) -> tuple[float, float]:
-    """Middle and width in dB of the BLER curve of an MCS of Table 5.1.3.1-2 for code blocks of a size.
+    """Middle and width in dB of the BLER curve of an MCS for code blocks of a size.
+
+    MCS 0 to 27 are those of Table 5.1.3.1-2, those from `FIRST_64QAM` on of Table 5.1.3.1-1.
 
     Straight in 1 / sqrt(size) between the sizes of the table, and beyond the smallest; at most the largest counts.
     """
@@ -219,7 +230,7 @@ def bler(snr_db: float, mcs: int, bits: int = REFERENCE_BITS - 16) -> float:
     >>> round(bler(threshold_db(10), 10), 3)
     0.1
     """
-    blocks, size = code_blocks(bits, RATE[mcs])
+    blocks, size = code_blocks(bits, ALL_RATE[mcs])
     lost = code_block_error(snr_db, mcs, size)
     if blocks * lost <= BLER_FLOOR:
         return BLER_FLOOR
@@ -229,6 +240,7 @@ def bler(snr_db: float, mcs: int, bits: int = REFERENCE_BITS - 16) -> float:
 
 
 THRESHOLD_DB = thresholds_db(0.1)
+ALL_THRESHOLD_DB = np.array([_threshold_db(mcs, 0.1, REFERENCE_BITS) for mcs in range(len(ALL_QM))])
 
 
 @njit

@@ -31,9 +31,11 @@ from airserve.network.buffers import (
     State,
     take_done,
 )
+from airserve.network.equipment import as_wide, outfit
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.intake import enqueue
 from airserve.network.jit import njit
+from airserve.network.link import FIRST_64QAM
 from airserve.network.pairing import CANDIDATE, CANDIDATES, MOST, beams
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
@@ -84,10 +86,10 @@ class Usage:
 class Mac:
     """A cell with devices and their queues in both directions; times are seconds on its own clock, from 0.
 
-    `slice_of` has the index of each device's slice. `grant` is "sr" (scheduling requests and buffer status reports)
-    or "configured" (a device may send in any uplink slot without asking). `processing` adds the times that a device
-    takes to prepare and decode. Without `grant` the cell's own holds. `max_records` records have room at first;
-    more get it.
+    `slice_of` has the index of each device's slice, `kinds` what each is (equipment.py; none: all full). `grant` is
+    "sr" (scheduling requests and buffer status reports) or "configured" (a device may send in any uplink slot without
+    asking). `processing` adds the times that a device takes to prepare and decode. Without `grant` the cell's own
+    holds. `max_records` records have room at first; more get it.
 
     >>> from airserve.network.topology import Network
     >>> hall = Network.model_validate({"cells": [{"name": "hall"}], "slices": [{"name": "all"}],
@@ -109,6 +111,7 @@ class Mac:
         grant: Grant | None = None,
         processing: bool = True,
         max_records: int = 1024,
+        kinds: Sequence[str] = (),
     ) -> None:
         if (cells := len(network.cell_names)) > 1:
             raise MacError(
@@ -116,7 +119,14 @@ class Mac:
                 "several are for the twin: airserve simulate."
             )
         self._config, self._state = initial(
-            network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records
+            network,
+            slice_of,
+            seed=seed,
+            trace=trace,
+            grant=grant,
+            processing=processing,
+            records=max_records,
+            kinds=kinds,
         )
         self._slicing = network.cell.slicing
         self._offered: list[tuple[int, int, int, int, float]] = []  # heap: slot, id, flow, bytes, time
@@ -265,6 +275,7 @@ def initial(
     grant: Grant | None = None,
     processing: bool = True,
     records: int = 1024,
+    kinds: Sequence[str] = (),
 ) -> tuple[Config, State]:
     """A cell at its start, for `Mac` and for the twin. Raises `MacError` for what cannot be."""
     cell, ues = network.cell, len(slice_of)
@@ -280,7 +291,8 @@ def initial(
         raise MacError(sentence)
     rng = np.random.default_rng(seed)
     config = config_of(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
-    return config, state_of(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
+    state = state_of(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
+    return config, outfit(state, cell, trace, kinds)
 
 
 def config_of(
@@ -306,7 +318,6 @@ def config_of(
         report_delay=round(REPORT_DELAY_MS / cell.slot_ms),
         snapshot=trace.snapshot_s / slot_s,
         together=MOST if cell.mimo == "mu" else 1,
-        ue_antennas=cell.ue_antennas,
         rlc_delay=round(RLC_DELAY_MS / cell.slot_ms),
         cces=control.shares(cell),
         access=rrc.access(cell),
@@ -328,6 +339,7 @@ def state_of(
     flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
     pattern = frame.pattern(network.cell)
     flow["open_db"] = uplink.open_loop_db(network.cell, trace)[flow["row"]]
+    flow["most"], flow["mcs_last"], flow["antennas"] = c.prbs, FIRST_64QAM - 1, network.cell.ue_antennas
     opportunities = uplink.request_slots(network.cell)
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
@@ -342,7 +354,7 @@ def state_of(
     n[N.random] = rng.integers(1, 2**63 - 1)
     n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP, N.air]] = NONE
     ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols) + rrc.farthest(c.access)
-    snr_db = _by_direction(trace.snr_down_db, trace.snr_up_db)
+    snr_db = as_wide(trace, max(trace.snr_down_db.shape[-1], trace.snr_up_db.shape[-1]))
     return State(
         n=n,
         flow=flow,
@@ -377,11 +389,3 @@ def _slices(network: Network, pattern: Array) -> Array:
         slices["turns"][direction] = turns = float((pattern["elements"][:, direction] > 0).mean())
         slices["window"][direction] = max(1.0, cell.slicing_window_ms / cell.slot_ms * turns)
     return slices
-
-
-def _by_direction(down: Array, up: Array) -> Array:
-    """Both traces as one array; layers that a direction does not have get an SNR at which nothing is sent."""
-    both = np.full((2, *down.shape[:2], max(down.shape[2], up.shape[2])), -200.0, np.float32)
-    both[DOWN, ..., : down.shape[2]] = down
-    both[UP, ..., : up.shape[2]] = up
-    return both

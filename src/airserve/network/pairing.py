@@ -133,7 +133,7 @@ def shift_db(s: State, c: Config, f: int, alone_db: float, clear: float, leak: f
         return 10.0 * log10(clear)
     snr = 10.0 ** (alone_db / 10)
     over = leak / 10.0 ** (s.flow[f].rise_db / 10)  # against other cells' interference as well
-    return 10.0 * log10(_shared_snr(snr, clear, over, devices, c.ue_antennas) / snr)
+    return 10.0 * log10(_shared_snr(snr, clear, over, devices, s.flow[f].antennas) / snr)
 
 
 @inner
@@ -172,7 +172,7 @@ def rate(s: State, c: Config, i: int, devices: int, prbs: int) -> int:
     if one.block != NONE:
         again = s.block[one.block]
         return int(again.mcs if 10.0 ** (THRESHOLD_DB[again.mcs] / 10) <= again.snr + 10.0 ** (allowed / 10) else NONE)
-    return int(highest(allowed))
+    return int(highest(s, f, allowed))
 
 
 @inner

@@ -48,6 +48,10 @@ class Trace:
     snr_direction_db: Array | None = None  # int8 (ue, snapshot, 2): when all power goes in one of them
     snr_all_db: Array | None = None  # int8 (ue, snapshot): the sum over all directions, as many as ports
     csi_error_db: Array | None = None  # int8 (ue, snapshot): part of the channel's power that its sounding has wrong
+    # SNR as above of a device with fewer antennas at the same places, int8 (ue, snapshot, layers):
+    snr_down_1_db: Array | None = None  # that receives with one antenna
+    snr_down_2_db: Array | None = None  # with two
+    snr_up_1_db: Array | None = None  # that sends with one
 
     @property
     def positions(self) -> int:
@@ -79,7 +83,7 @@ class Trace:
 
 ARRAYS = (
     "snr_down_db", "snr_up_db", "position_m", "coupling_loss_db", "cell_position_m", "direction", "snr_direction_db",
-    "snr_all_db", "csi_error_db",
+    "snr_all_db", "csi_error_db", "snr_down_1_db", "snr_down_2_db", "snr_up_1_db",
 )  # fmt: skip
 LATER = ARRAYS[3:]  # that traces made before did not have
 
@@ -201,8 +205,8 @@ def _rescaled(trace: Trace, cell: Cell) -> Trace:
     shift_db = 10 * np.log10(made_hz / (cell.prbs * cell.scs_khz))
     shifted = {
         name: np.clip(np.rint(snr_db + shift_db), -128, 127).astype(np.int8)
-        for name in ("snr_down_db", "snr_up_db", "snr_direction_db", "snr_all_db")
-        if (snr_db := getattr(trace, name)) is not None
+        for name in ARRAYS
+        if name.startswith("snr_") and (snr_db := getattr(trace, name)) is not None
     }
     note = {"rescaled_to_mhz": cell.bandwidth_mhz, "rescaled_by_db": round(float(shift_db), 2)}
     return replace(trace, **shifted, made_by={**made, **note})

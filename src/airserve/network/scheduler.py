@@ -115,7 +115,7 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
         slices = s.slices[direction]
         slices[k].waited_s = max(slices[k].waited_s, slot * c.slot_s - oldest_s(s, at, slot * c.slot_s))
         flow.metric, flow.need = 0.0, 0
-        if flow.processes >= PROCESSES or flow.served == slot:
+        if flow.processes >= PROCESSES or flow.served == slot or (flow.half and barred(s, c, at)):
             continue
         listen(s, c, at, slot)
         flow.average *= faded(slot - flow.averaged)
@@ -133,6 +133,26 @@ def demand(s: State, c: Config, direction: int, k: int, elements: int) -> int:
             needed += s.flow[f].need
         f = s.flow[f].next
     return needed
+
+
+@inner
+def other_way(c: Config, f: int) -> int:
+    """The flow of the same device in the other direction."""
+    return f - c.ues if f >= c.ues else f + c.ues
+
+
+@inner
+def barred(s: State, c: Config, f: int) -> bool:
+    """Whether a half-duplex device has no ear, or no voice, for a flow in this slot: directions take turns."""
+    other, slot = s.flow[other_way(c, f)], s.n[N.slot]
+    return bool(other.served == slot or (other.active and other.served < s.flow[f].served == slot - 1))
+
+
+@inner
+def free(s: State, c: Config, f: int) -> bool:
+    """Whether a flow's device can take a block in this slot: one each way, and not both for a half-duplex one."""
+    flow, slot = s.flow[f], s.n[N.slot]
+    return bool(flow.served != slot and not (flow.half and s.flow[other_way(c, f)].served == slot))
 
 
 @inner
@@ -178,12 +198,12 @@ def blocks_for(s: State, c: Config, f: int, elements: int) -> int:
     flow = s.flow[f]
     bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
     mcs, layers = flow.mcs, flow.layers
-    most = reach(s, c, f) if flow.direction == UP and mcs == 0 else c.prbs
+    most = reach(s, c, f) if flow.direction == UP and mcs == flow.mcs_first else int(flow.most)
     prbs = fewest(bits, elements, mcs, layers, most)
     if flow.direction == UP and prbs < c.prbs:  # fewer PRBs have more power each, which may allow a better MCS
         mcs, layers = choose(s, c, f, prbs)
         prbs = fewest(bits, elements, mcs, layers, most)
-    return whole(prbs, c.group, c.prbs) if c.group > 1 else prbs
+    return whole(prbs, c.group, flow.most) if c.group > 1 else prbs
 
 
 @inner
@@ -215,7 +235,7 @@ def announce(s: State, c: Config, f: int) -> bool:
 @inner
 def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elements: int) -> None:
     """HARQ retransmissions, on as many PRBs as before; in a crowded cell that pairs devices, side by side."""
-    lead = longest_waiting(s, direction, quota, given) if c.together > 1 else NONE
+    lead = longest_waiting(s, c, direction, quota, given) if c.together > 1 else NONE
     together, k, prbs = 0, NONE, 0
     if lead != NONE and announce(s, c, s.block[lead].flow):
         flow = s.flow[s.block[lead].flow]
@@ -231,13 +251,13 @@ def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elem
         flow = s.flow[block.flow]
         if together > 0 and b == lead:
             continue
-        free = flow.served != s.n[N.slot]
-        joins = free and 0 < together < c.together and flow.slice == k and block.layers == 1 and block.prbs <= prbs
+        can = free(s, c, block.flow)
+        joins = can and 0 < together < c.together and flow.slice == k and block.layers == 1 and block.prbs <= prbs
         if joins and beside(s, c, block.flow, b, together) and announce(s, c, block.flow):
             flow.served = s.n[N.slot]
             together += 1
             continue
-        if free and block.prbs <= quota[flow.slice] and announce(s, c, block.flow):
+        if can and block.prbs <= quota[flow.slice] and announce(s, c, block.flow):
             quota[flow.slice] -= block.prbs
             s.prbs_used[flow.slice, direction] += block.prbs
             again(s, c, b, 0.0)
@@ -254,14 +274,14 @@ def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elem
 
 
 @inner
-def longest_waiting(s: State, direction: int, quota: Array, given: Array) -> int:
+def longest_waiting(s: State, c: Config, direction: int, quota: Array, given: Array) -> int:
     """Of the blocks of one layer to be sent again by crowded slices the one that has waited longest, or NONE."""
     found = NONE
     b = s.n[N.resend + direction]
     while b != NONE:
         block, k = s.block[b], s.flow[s.block[b].flow].slice
         fits = block.layers == 1 and block.prbs <= quota[k] and s.slices[direction, k].need > given[k]
-        if fits and (found == NONE or block.waited > s.block[found].waited):
+        if fits and free(s, c, block.flow) and (found == NONE or block.waited > s.block[found].waited):
             found = b
         b = block.next
     return int(found)
@@ -300,7 +320,7 @@ def share(s: State, c: Config, f: int, quota: int, elements: int) -> int:
         return grant(s, c, f, quota, elements)
     if s.flow[f].direction != UP:  # its rate is less than alone; a device's power would be less on more PRBs
         bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
-        prbs = min(whole(fewest(bits, elements, s.candidate[0].mcs, 1, c.prbs), c.group, c.prbs), quota)
+        prbs = min(whole(fewest(bits, elements, s.candidate[0].mcs, 1, s.flow[f].most), c.group, s.flow[f].most), quota)
     return together_on(s, c, devices, prbs, elements)
 
 
@@ -317,7 +337,8 @@ def together_on(s: State, c: Config, devices: int, prbs: int, elements: int) -> 
             again(s, c, one.block, one.shift_db)
             continue
         bits = 8 * (waiting(s, one.flow) + BLOCK_OVERHEAD_BYTES)
-        wanted = min(whole(fewest(bits, elements, one.mcs, 1, c.prbs), c.group, c.prbs), prbs)
+        most = s.flow[one.flow].most
+        wanted = min(whole(fewest(bits, elements, one.mcs, 1, most), c.group, most), prbs)
         used = max(used, fill(s, c, one.flow, wanted, one.mcs, 1, one.shift_db, elements))
     return used
 

@@ -117,6 +117,7 @@ def make(
                 outdoor_los=model._scenario.outdoor_los[0, 0].numpy(),
                 indoor_m=model._scenario.distance_2d_in[0, 0].numpy(),
                 **_directions(now, down_gain),
+                **_fewer(now, old, known, sending, down_gain, up_gain),
             )
             if progress:
                 progress(some.stop, ues)
@@ -301,6 +302,24 @@ def _directions(h: Array, gain: float) -> dict[str, Array]:
         "direction": np.rint(127 * parts).astype(np.int8),
         "snr_direction_db": _whole_db(gain * power, 80),
         "snr_all_db": _whole_db(gain * all_power, 80),
+    }
+
+
+def _fewer(
+    now: Array, old: Array, known: Array, sending: list[int], down_gain: float, up_gain: float
+) -> dict[str, Array]:
+    """SNR of a device with fewer antennas at the same place: of the same channels, those of the antennas that it has.
+
+    `snr_down_1_db` and `snr_down_2_db`: one that receives with one antenna, or one of each polarization;
+    `snr_up_1_db`: that sends with one. As in `Trace`; nothing where the UE has one antenna anyway.
+    """
+    if len(sending) < 2:
+        return {}
+    one, two = sending[:1], sending[:2]
+    return {
+        "snr_down_1_db": _downlink_db(now[..., one, :], known[..., one, :], down_gain),
+        "snr_down_2_db": _downlink_db(now[..., two, :], known[..., two, :], down_gain),
+        "snr_up_1_db": _uplink_db(now[..., one, :], old[..., one, :], up_gain),
     }
 
 

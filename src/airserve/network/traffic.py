@@ -61,6 +61,7 @@ class Flow:
     bytes_down: Array = field(default_factory=_nothing)
     site_seconds: Array = field(default_factory=_nothing)  # a queue with the site's cores, shared by all flows
     transport: Transport = "stream"
+    ue: str = "full"  # what kind of devices they are: equipment.parse
 
     @property
     def computes_on_device(self) -> bool:

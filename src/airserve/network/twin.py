@@ -147,6 +147,7 @@ def run(
         grant=grant,
         processing=processing,
         records=max(1, len(sent) + 2 * _bursts(sent)),
+        kinds=[flow.ue for flow in flows for _ in range(flow.devices)],
     )
     config = radio.config
     marks = np.ceil(times_s / config.slot_s - 1e-6).astype(np.int64)

@@ -89,6 +89,7 @@ def wanted(
     askers: list[Asker] = []
     on_air: list[str] = []
     slice_of: list[int] = []
+    kinds: list[str] = []
     k = 0
     for choice in plan.choices:
         service, chosen = factory.service(choice.service), choice.chosen
@@ -98,6 +99,7 @@ def wanted(
             asker = replace(asker, air=tuple(range(len(on_air), len(on_air) + len(addresses))))
             on_air.extend(addresses)
             slice_of.extend([factory.network.slice_index(service.slice)] * len(addresses))
+            kinds.extend([service.ue] * len(addresses))
             endpoints.setdefault(chosen.site, []).append(Endpoint(_at_site(chosen), chosen.site_functions))
         if chosen.device_functions:
             cores = factory.network.site(chosen.device_site).cores
@@ -121,6 +123,7 @@ def wanted(
             network=factory.network.model_dump(mode="json"),
             devices=tuple(on_air),
             slice_of=tuple(slice_of),
+            kinds=tuple(kinds),
             sites=tuple(
                 AirSite(site, f"127.2.0.{s}", port + s, "127.0.0.1", port + s, factory.network.site(site).delay_ms)
                 for site, s in sites.items()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from airserve import arrivals, contract
 from airserve.errors import Unknown, UserError
+from airserve.network import equipment
 from airserve.network.topology import Description, Name, Network, Site
 from airserve.network.traffic import Transport
 
@@ -56,6 +57,7 @@ class Service(Description):
     bytes_down: int | None = Field(None, ge=1)
     compute_ms: float | None = Field(None, ge=0)
     site: Name | None = None
+    ue: str = "full"  # what its devices are on the radio: full, or redcap with parameters, see docs/network.md
     transport: Transport = "stream"  # in the twin; the emulator's is always "stream": docs/network.md
 
     @model_validator(mode="after")
@@ -72,6 +74,7 @@ class Service(Description):
         if self.model is not None and (self.device is None or self.promise is None):
             raise ValueError(f"service {self.name} has a model and needs `device` and `promise` too")
         arrivals.parse(self.arrival)
+        equipment.parse(self.ue)
         return self
 
 

@@ -93,6 +93,7 @@ def _flow(service: Service, work: Candidate | Work, devices: int, scale: float) 
         rate_hz=service.rate_hz,
         arrival=service.arrival,
         transport=service.transport,
+        ue=service.ue,
         device_site=work.device_site,
         device_seconds=scale * work.device_seconds,
         site=work.site,
