@@ -3,7 +3,6 @@ table of vectors for both languages and for the output, Press and Wolf 2017, arX
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from airserve.learn.attention import Additive
 from airserve.learn.embedding import Vectors
 from airserve.learn.exporting import Graph
-from airserve.learn.losses import cross_entropy
+from airserve.learn.forcing import Encoding, forced
 from airserve.learn.nets import Form
 from airserve.model import Array
 
@@ -91,13 +90,7 @@ class Translator(nn.Module):
 
     def objective(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Nats for each symbol of the targets, given the ones before. Labels (n, k) begin with their `BEGIN`."""
-        smoothing = self.smoothing if self.training else 0.0
-        total = inputs.new_zeros((), dtype=torch.float32)
-        for sources, targets in by_length(inputs, labels):
-            wanted = targets[:, 1:]
-            logits = self.logits(self(sources, targets[:, :-1])[wanted != 0])
-            total = total + cross_entropy(logits, wanted[wanted != 0], smoothing=smoothing) * (wanted != 0).sum()
-        return total / (labels[:, 1:] != 0).sum()
+        return forced(self, inputs, labels, self.smoothing if self.training else 0.0)
 
     def graphs(self, sense: Callable[[nn.Module], nn.Module], rows: Array) -> dict[str, Graph]:
         """The encoder, and one step of the decoder, as `translating.Translator` takes them."""
@@ -124,18 +117,6 @@ class Translator(nn.Module):
         }
 
 
-class Encoding(nn.Module):
-    """The encoder alone."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.net.encode(ids)
-        return found
-
-
 class Stepping(nn.Module):
     """One step of the decoder: the last symbol (n, 1), the source, its states, the state -> logits, the new state."""
 
@@ -148,18 +129,3 @@ class Stepping(nn.Module):
         x = net.symbols(symbol)[:, 0]
         answer, state = net.step(x, state, states, net.attention.of_key(states), ids != 0)
         return net.logits(answer)[:, None], state
-
-
-def by_length(inputs: Tensor, labels: Tensor, parts: int = 4) -> list[tuple[Tensor, Tensor]]:
-    """A batch in parts of rows of like length, without the places that no row of a part fills: less work."""
-    rows = (labels != 0).sum(1).argsort(stable=True)
-    return [(shortened(inputs[part]), shortened(labels[part])) for part in rows.chunk(parts)]
-
-
-def shortened(ids: Tensor) -> Tensor:
-    """Without the places that no row fills.
-
-    >>> shortened(torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]])).tolist()
-    [[5, 6, 0], [7, 8, 9]]
-    """
-    return ids[:, : max(int((ids != 0).sum(1).max()), 2)]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from airserve.learn.attention import Block, MultiHead, causal_mask, padding_mask, scaled_dot_product
 from airserve.learn.embedding import SMALL, Vectors
 from airserve.learn.exporting import Graph
-from airserve.learn.losses import cross_entropy
+from airserve.learn.forcing import Encoding, forced
 from airserve.learn.nets import Form
-from airserve.learn.nets.seq2seq import by_length
 from airserve.learn.nets.transformer import places
 from airserve.model import Array
 
@@ -96,13 +95,7 @@ class Translator(nn.Module):
 
     def objective(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Nats for each symbol of the targets, given the ones before. Labels (n, k) begin with their `BEGIN`."""
-        smoothing = self.smoothing if self.training else 0.0
-        total = inputs.new_zeros((), dtype=torch.float32)
-        for sources, targets in by_length(inputs, labels):
-            wanted = targets[:, 1:]
-            logits = self.logits(self(sources, targets[:, :-1])[wanted != 0])
-            total = total + cross_entropy(logits, wanted[wanted != 0], smoothing=smoothing) * (wanted != 0).sum()
-        return total / (labels[:, 1:] != 0).sum()
+        return forced(self, inputs, labels, self.smoothing if self.training else 0.0)
 
     def graphs(self, sense: Callable[[nn.Module], nn.Module], rows: Array) -> dict[str, Graph]:
         """The encoder, and one step of the decoder, as `translating.Translator` takes them."""
@@ -150,17 +143,6 @@ class DecoderBlock(nn.Module):
         x = x + self.dropout(y)
         x = x + self.dropout(self.to_source(self.norm2(x), states, there))
         return x + self.dropout(self.narrow(F.gelu(self.wide(self.norm3(x))))), (key, value)
-
-
-class Encoding(nn.Module):
-    """The encoder alone."""
-
-    def __init__(self, net: Translator) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.net.encode(ids)
 
 
 class Stepping(nn.Module):
