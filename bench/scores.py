@@ -50,7 +50,7 @@ ROWS = [
     Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3, 0.85),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
-    Row("gpt,epochs=1", "brown", 1),
+    Row("gpt,epochs=1,optimizer=muon", "brown", 1, 1.8699, 300.0),
     Row("vae", "fashion-generation", 1),
     Row("gan", "fashion-generation", 1, 8, of="classes_seen"),
     Row("policy", "cartpole", 3, 475),

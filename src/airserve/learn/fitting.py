@@ -15,7 +15,7 @@ from airserve.learn.balancing import draw, rare, vary
 from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.losses import LOSSES, Loss, class_weights, cross_entropy
 from airserve.learn.metrics import Metric
-from airserve.learn.optimizers import optimizer
+from airserve.learn.optimizers import by_kind, optimizer
 from airserve.learn.preparing import Prepared, few, normalise
 from airserve.learn.pretraining import pretrain
 from airserve.learn.recipe import Options
@@ -105,11 +105,7 @@ def initialise(
             part.reset_parameters()
     if options.layout == "channels-last":
         module.to(memory_format=torch.channels_last)
-    weights = list(module.parameters())
-    groups = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = by_kind(options.optimizer, module, config.decay)
     rule = optimizer(options.optimizer, groups, config.rate, getattr(config, "momentum", None))
     schedule = OneCycle(rule, config.epochs * getattr(config, "steps", steps_per_epoch(prepared, config.batch)))
     if plain(fabric):
