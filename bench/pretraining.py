@@ -23,7 +23,10 @@ class Row:
     pretext: str
 
 
-ROWS = [Row("resnet8,epochs=6", "fashion-mnist", "contrastive")]
+ROWS = [
+    Row("resnet8,epochs=6", "fashion-mnist", "contrastive"),
+    Row("transformer", "tweets", "masked"),
+]
 
 
 @dataclass(frozen=True)

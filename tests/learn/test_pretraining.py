@@ -9,10 +9,11 @@ import torch
 from airserve.catalog import nets, pretexts
 from airserve.errors import UserError
 from airserve.learn import preparing, pretraining
+from airserve.learn.computing import launch
 from airserve.learn.losses import contrast
 from airserve.learn.nets import Form
 from airserve.learn.preparing import few, load_task, preprocess
-from airserve.learn.pretexts import contrastive
+from airserve.learn.pretexts import contrastive, masked
 from airserve.learn.training import train
 from airserve.model import ModelError
 from airserve.registry import Registry
@@ -80,6 +81,40 @@ def test_a_view_shows_a_part_and_nothing_else() -> None:
     assert len(seen[:, 0, 0].unique()) == 20
 
 
+def test_words_are_hidden_as_often_as_the_paper_says() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 1000, (400, 100), dtype=torch.int32)
+    given, wanted = masked.hide(ids, 1000)
+    asked = wanted != -100
+    assert torch.equal(given[~asked], ids[~asked])
+    assert torch.equal(wanted[asked], ids[asked].long())
+    assert not asked[ids < 2].any()
+    assert given.dtype == ids.dtype
+    assert given[asked].min() > 0
+    assert given.max() < 1000
+    hidden, kept = (given[asked] == 1).float().mean(), (given == ids)[asked].float().mean()
+    found = [asked[ids > 1].float().mean().item(), hidden.item(), kept.item()]
+    assert found == pytest.approx([0.15, 0.8, 0.1], abs=0.02)
+
+
+def test_hidden_words_are_learnt_from_their_neighbours() -> None:
+    """Words follow each other round a circle of ten, so that a hidden one can be told from those beside it."""
+    torch.manual_seed(0)
+    form = Form((9,), 2, ids=(12,))
+    net = nets["transformer"].build(nets["transformer"].Config(width=32, heads=2, layers=1, dropout=1e-6), form)
+    answer, words = net.answer.weight.clone(), net.words.weight.clone()
+    learner = pretexts["masked"].build(masked.Config(), net, form)
+    ids = ((torch.randint(0, 10, (96, 1)) + torch.arange(9)) % 10 + 2).int()
+    ids[torch.arange(9) >= torch.randint(4, 10, (96, 1))] = 0
+    config = masked.Config(epochs=14, batch=16, rate=2e-2)
+    pretraining.fit(launch("32-true"), learner, ids, config, 0, False, "masked")
+    with torch.no_grad():
+        losses = [learner.eval().objective(ids).item() for _ in range(5)]
+    assert sum(losses) / 5 < 0.7 * math.log(10)  # what is known of a word without its neighbours
+    assert torch.equal(net.answer.weight, answer)
+    assert not torch.equal(net.words.weight, words)
+
+
 def test_few_labels_are_a_share_of_each_class() -> None:
     whole = preprocess(load_task("digits"))
     part = few(whole, 0.1, seed=0)
@@ -121,3 +156,5 @@ def test_what_cannot_be_pretrained_is_refused(registry: Registry) -> None:
         pretexts["contrastive"].build(contrastive.Config(), torch.nn.Linear(2, 2), Form((4,), 2))
     with pytest.raises(UserError, match="needs a net with a linear last layer; Sequential has none"):
         pretexts["contrastive"].build(contrastive.Config(), torch.nn.Sequential(), Form((8, 8), 2))
+    with pytest.raises(UserError, match="needs a net with states of words, transformer; Sequential has none"):
+        pretexts["masked"].build(masked.Config(), torch.nn.Sequential(), Form((8,), 2, ids=(9,)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from airserve.catalog import pretexts
 from airserve.learn.checkpoints import Checkpoint
-from airserve.learn.optimizers import optimizer
+from airserve.learn.optimizers import by_kind, optimizer
 from airserve.learn.preparing import Prepared
 from airserve.learn.schedules import OneCycle
 from airserve.model import ModelError
@@ -49,13 +49,9 @@ def pretrain(
 
 
 def fit(fabric: Fabric, learner: nn.Module, inputs: Tensor, config: Any, seed: int, progress: bool, name: str) -> float:
-    """Epochs over the inputs in an order drawn from the seed, by AdamW and a rate that rises once and falls."""
-    weights = list(learner.parameters())
-    groups = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rule = optimizer("adamw", groups, config.rate)
+    """Epochs over the inputs in an order drawn from the seed, by the pretext's optimizer (else adamw)."""
+    kind, weights = getattr(config, "optimizer", "adamw"), list(learner.parameters())
+    rule = optimizer(kind, by_kind(kind, learner, config.decay), config.rate)
     steps = max(len(inputs) // config.batch, 1)
     schedule, order = OneCycle(rule, config.epochs * steps), torch.Generator().manual_seed(seed)
     learner.train()

@@ -39,14 +39,18 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.answer = nn.Linear(config.width, outputs)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(n, length) -> (n, outputs)."""
-        there = (ids != 0)[..., None].float()  # (n, length, 1)
+    def states(self, ids: Tensor) -> Tensor:
+        """Of every word: (n, length) -> (n, length, width)."""
         x = self.dropout(self.words(ids) + SMALL * places(ids.shape[1], self.words.embedding_dim, ids.device))
         mask = padding_mask(ids)
         for layer in self.layers:
             x = layer(x, mask)
-        mean = (self.norm(x) * there).sum(1) / there.sum(1).clamp(min=1)
+        return self.norm(x)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n, length) -> (n, outputs)."""
+        there = (ids != 0)[..., None].float()  # (n, length, 1)
+        mean = (self.states(ids) * there).sum(1) / there.sum(1).clamp(min=1)
         return self.answer(self.dropout(mean))
 
 
