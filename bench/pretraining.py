@@ -24,7 +24,7 @@ class Row:
 
 
 ROWS = [
-    Row("resnet8,epochs=6", "fashion-mnist", "contrastive"),
+    Row("resnet8,epochs=4", "fashion-mnist", "contrastive"),
     Row("transformer", "tweets", "masked"),
 ]
 

@@ -288,6 +288,7 @@ def test_refusals_say_the_numbers(known: Profile, registry: Registry) -> None:
         "int8": "int8 agrees with fp32 on 85.0 % of 80 samples; the allowed drop is 0.02"
     }
     assert too_far("accuracy", 0.9, 0.92, 1000, 0.01).startswith("has an accuracy of 90.0 % on 1000 samples")
+    assert too_far("r2", 0.3, 0.34, 1000, 0.01).startswith("has an r2 of 0.300 on 1000 samples, fp32 0.340")
     slow = replace(int8, score=1.0, against=1.2)
     said = refusals(strict, replace(one, variants=(fp32, slow)))["int8"]
     assert said.startswith("int8 is not faster than fp32: it takes 1.20 times as long")

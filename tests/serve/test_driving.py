@@ -232,6 +232,18 @@ def test_score_counts_distinct_samples_against_labels(graphs: dict[str, Path], t
     assert driving.score(deployment.askers[0], voice.samples, asked).value == pytest.approx((10 + 5 * 0.5) / 20)
 
 
+def test_one_number_is_scored_by_what_it_explains(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Answers off by half the labels' deviation leave a quarter of their variance."""
+    deployment = alone(graphs, tmp_path, 1)
+    labels = np.array([[0.0], [2.0]] * 10, np.float32)
+    samples = Samples(np.zeros((20, 16), np.float32), labels)
+    n = 40
+    asked = Asked(np.arange(n) / 10, np.zeros(n, int), np.arange(n) % 20, np.zeros(n), np.zeros(n), np.zeros(n))
+    asked.answer[:] = labels[asked.row, 0] + 0.5
+    asked.numbers = True
+    assert driving.score(deployment.askers[0], samples, asked) == Score("r2", 0.75, 20)
+
+
 def test_without_labels_the_reference_model_is_right(graphs: dict[str, Path], tmp_path: Path) -> None:
     deployment = alone(graphs, tmp_path, 1, reference=str(graphs["whole"]))
     voice = Voice(deployment, deployment.askers[0])

@@ -4,9 +4,11 @@ import hashlib
 import json
 import time
 from importlib.metadata import version
+from math import prod
 
+from airserve.answers import judge
 from airserve.catalog import compressors
-from airserve.learn.scoring import agreement, paired_ms, top
+from airserve.learn.scoring import paired_ms, read
 from airserve.model import Engine, Model, ModelError, load_samples
 from airserve.progress import bar
 from airserve.registry import Registry
@@ -17,16 +19,16 @@ RECIPE = 2  # raise it when a change of this file or of a compressor makes anoth
 def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False, progress: bool = True) -> Model:
     """The variant that a compressor makes of a Model, under the same name and version; a known one unless `fresh`.
 
-    It sees the calibration rows only; the score is on the held rows: `accuracy` where labels are known, otherwise
-    `agreement` of the largest output with the parent's. The lineage has the parent's score on the same rows
+    It sees the calibration rows only; the score is on the held rows, by a metric of `answers.judge`: against labels
+    where they are known, otherwise against the parent's answers. The lineage has the parent's score on the same rows
     (`before`) and CPU milliseconds of both at batch 1. Raises `UserError` when the Model cannot be compressed.
     """
     make = compressors[how]
     if model.variant != "fp32":
         raise ModelError(f"{model.reference} is itself a variant; compress {model.name}@{model.version}.")
-    if model.lineage.get("classes") == []:
+    if model.lineage.get("classes") == [] and prod(model.signature.outputs[0].shape[1:]) != 1:
         raise ModelError(
-            f"{model.reference} answers numbers, and a variant is judged by its largest output; it runs as it is."
+            f"{model.reference} answers several numbers, and a variant is judged by one; it runs as it is."
         )
     if model.samples_path is None:
         raise ModelError(
@@ -53,20 +55,19 @@ def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False,
         cpu_s = time.process_time() - started_s
         parent, child = Engine(model.path), Engine(small)
         done.by(len(held.inputs), f"{how}: scoring")
-        wanted = top(parent, held.inputs, done.by)
-        found = top(child, held.inputs, done.by)
+        theirs = read(parent, held.inputs, done.by)
+        ours = read(child, held.inputs, done.by)
         parent_ms, child_ms = paired_ms(parent, child, held.inputs)
-    if held.labels is None:
-        scores, before = {"agreement": agreement(found, wanted)}, 1.0
-    else:
-        scores, before = {"accuracy": agreement(found, held.labels)}, agreement(wanted, held.labels)
+    labelled = held.labels is not None
+    wanted = theirs if held.labels is None else held.labels
+    (metric, score), (_, before) = (judge(each, wanted, labelled) for each in (ours, theirs))
     return registry.register(
         model.name,
         small,
         variant=how,
         version=model.version,
         samples=model.samples_path,
-        scores=scores,
+        scores={metric: score},
         lineage={
             "how": how,
             "parent": model.reference,

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from airserve.answers import judge
 from airserve.catalog import nets, tasks
 from airserve.errors import Unknown, UserError
 from airserve.learn.importers import Given, agree, importers, which
-from airserve.learn.scoring import agreement, top
+from airserve.learn.scoring import read
 from airserve.model import Engine, Model, ModelError, Samples, load_samples
 from airserve.registry import Registry
 
@@ -155,7 +156,8 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
         raise ModelError(f"{name} answers a row differently in a batch of two; its batch axis is not free.")
     if held.labels is None:
         return {"agreement": 1.0}
-    return {"accuracy": agreement(top(engine, held.inputs), held.labels)}
+    metric, score = judge(read(engine, held.inputs), held.labels, labelled=True)
+    return {metric: score}
 
 
 def import_pretrained(net: str, *, registry: Registry, name: str | None = None, fresh: bool = False) -> Model:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from airserve import answers
 from airserve.model import Array, Engine
 
 BATCH = 50
@@ -12,24 +13,14 @@ RUNS, ASIDE = 200, 10  # timed runs at batch 1, and runs before them
 UNDISTURBED = 10  # percentile of the times that stands for what a graph needs when nothing else runs
 
 
-def top(engine: Engine, inputs: Array, done: Callable[[int], None] = lambda rows: None) -> Array:
-    """The index of the largest first output of each row, shape (n,). `done` hears of every batch."""
+def read(engine: Engine, inputs: Array, done: Callable[[int], None] = lambda rows: None) -> Array:
+    """What each row's first output is judged by (answers.read), shape (n,). `done` hears of every batch."""
     found = []
     for at in range(0, len(inputs), BATCH):
         batch = np.ascontiguousarray(inputs[at : at + BATCH])
-        output = engine.run([batch])[0]
-        found.append(output.reshape(len(batch), -1).argmax(axis=1))
+        found.append(answers.read(engine.run([batch])[0]))
         done(len(batch))
     return np.concatenate(found)
-
-
-def agreement(found: Array, wanted: Array) -> float:
-    """The share of rows that are equal.
-
-    >>> agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]))
-    0.75
-    """
-    return float(np.mean(found == wanted))
 
 
 def paired_ms(one: Engine, other: Engine, inputs: Array) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from airserve.catalog import tasks
 from airserve.errors import UserError
 from airserve.learn.metrics import recalls
-from airserve.learn.scoring import top
+from airserve.learn.scoring import read
 from airserve.learn.tasks import Baseline, Data
 from airserve.model import Engine, Model, ModelError, Samples
 from airserve.registry import Registry
@@ -143,7 +143,7 @@ def recall(
     """
     if not data.classes or data.answer != "row" or "" not in graphs:
         return {}
-    found = recalls(top(Engine(graphs[""]), data.test.inputs), data.test.labels, len(data.classes))
+    found = recalls(read(Engine(graphs[""]), data.test.inputs), data.test.labels, len(data.classes))
     stated: dict[str, Any] = {"recall": dict(zip(data.classes, found, strict=True))}
     if (plainly := unbalanced(options)) != options:
         twin = registry.trained(digest(name, config, plainly, task, data.fingerprint, seed))

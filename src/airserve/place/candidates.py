@@ -129,6 +129,8 @@ def too_far(metric: str, score: float, before: float | None, scored: int, drop: 
     >>> too_far("agreement", 0.85, 1.0, 80, 0.02)
     'agrees with fp32 on 85.0 % of 80 samples; the allowed drop is 0.02'
     """
+    if metric == "r2":
+        return f"has an r2 of {score:.3f} on {scored} samples, fp32 {before:.3f}; the allowed drop is {drop:g}"
     if metric == "agreement":
         said = f"agrees with fp32 on {score:.1%} of {scored} samples"
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from airserve import wire
+from airserve import answers, wire
 from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, OpenVino, Run, Samples, Tensor
 from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tapped, working_bytes
 
@@ -63,7 +63,7 @@ class VariantProfile:
     ways: tuple[Way, ...]
     bytes_down: Array
     memory_mb: float  # the file, and the tensors that are live at once
-    metric: str  # "accuracy" | "agreement" | "" without samples
+    metric: str  # of answers.judge; "" without samples
     score: float | None
     before: float | None
     scored: int
@@ -288,19 +288,19 @@ def measured_score(
     rows = [row[0] for row in inputs_of(model, samples)]
     if not rows:
         return "", None, None, 0
-    ours = _winners(engine, rows, tail)
-    theirs = ours if model.variant == parent.variant and tail is None else _winners(Engine(parent.path), rows)
-    if held.labels is None:
-        return "agreement", float((ours == theirs).mean()), 1.0, len(rows)
-    labels = held.labels[: len(rows)]
-    return "accuracy", float((ours == labels).mean()), float((theirs == labels).mean()), len(rows)
+    ours = _answers(engine, rows, tail)
+    theirs = ours if model.variant == parent.variant and tail is None else _answers(Engine(parent.path), rows)
+    labelled = held.labels is not None
+    wanted = theirs if held.labels is None else held.labels[: len(rows)]
+    metric, score = answers.judge(ours, wanted, labelled)
+    return metric, score, answers.judge(theirs, wanted, labelled)[1], len(rows)
 
 
-def _winners(engine: Engine | OpenVino, rows: Sequence[Array], tail: Engine | None = None) -> Array:
-    answers = (engine.run([row]) for row in rows)
+def _answers(engine: Engine | OpenVino, rows: Sequence[Array], tail: Engine | None = None) -> Array:
+    given = (engine.run([row]) for row in rows)
     if tail is not None:
-        answers = (tail.run(middle) for middle in answers)
-    return np.array([int(answer[0].reshape(-1).argmax()) for answer in answers])
+        given = (tail.run(middle) for middle in given)
+    return np.concatenate([answers.read(outputs[0][None]) for outputs in given])
 
 
 def decode_s(samples: Samples | None) -> Array:

@@ -31,7 +31,7 @@ class Candidate:
     bytes_up: Array
     bytes_down: Array
     compress: bool  # zstd as Content-Encoding of what goes up
-    metric: str  # "accuracy" or "agreement"; "" when the Model has no samples
+    metric: str  # of answers.judge; "" when the Model has no samples
     score: float | None
     before: float | None  # the fp32 parent's score by the same metric
     scored: int  # rows behind the score

@@ -18,7 +18,7 @@ from typing import final
 
 import numpy as np
 
-from airserve import arrivals, wire
+from airserve import answers, arrivals, wire
 from airserve.contract import Asker, Deployment
 from airserve.errors import UserError
 from airserve.linux import wait
@@ -45,10 +45,11 @@ class Asked:
     row: Array  # of the held samples
     late_s: Array  # from the intended time to the actual
     done_s: Array  # the whole answer has come; NaN where none did
-    answer: Array  # index of the largest output, -1 where there is none
+    answer: Array  # as answers.read gives it; -1 where there is none
     timing: list[str] = field(default_factory=list)  # Server-Timing, "" where there is no answer
     bytes_at: list[AirBytes | None] = field(default_factory=list)  # on the device's own connection
     failures: dict[str, int] = field(default_factory=dict)  # sentence -> count
+    numbers: bool = False  # whether an answer is a number, not a class
 
     @property
     def answered(self) -> int:
@@ -65,7 +66,7 @@ def schedule(asker: Asker, rows: int, seconds: float, seed: Sequence[int]) -> As
     n = len(sent_s)
     row = np.resize(rng.permutation(rows), n)
     return Asked(
-        sent_s, device, row, np.zeros(n), np.full(n, np.nan), np.full(n, -1), [""] * n, [None] * n
+        sent_s, device, row, np.zeros(n), np.full(n, np.nan), np.full(n, -1.0), [""] * n, [None] * n
     )  # fmt: skip
 
 
@@ -207,7 +208,9 @@ class Line:
             asked.fail(f"its answer cannot be read: {error}")
             return
         asked.done_s[request] = now_s
-        asked.answer[request] = int(np.argmax(value)) if value.size and value.dtype != object else -1
+        if value.size and value.dtype != object:
+            asked.answer[request] = answers.read(value[None])[0]
+            asked.numbers = asked.numbers or value.size == 1
         asked.timing[request] = answer.headers.get("server-timing", "")
         asked.bytes_at[request] = AirBytes(self._port, (up0, up1), (down0, self._received))
 

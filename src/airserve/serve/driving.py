@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from airserve import airlog
+from airserve import airlog, answers
 from airserve.contract import Asker, Deployment, Readings, Span, from_plain, to_plain
 from airserve.errors import UserError
 from airserve.linux import cores_awake, die_with_parent, run_as_others, run_on_time
@@ -40,7 +40,7 @@ class DriveError(UserError):
 
 @dataclass(frozen=True)
 class Score:
-    """How right the answers were: `metric` is "accuracy" with labels, else "agreement" with the reference model."""
+    """How right the answers were, by a metric of answers.judge: against labels, else the reference model's answers."""
 
     metric: str
     value: float
@@ -211,20 +211,20 @@ def measure(
 
 
 def score(asker: Asker, samples: Samples, asked: Asked) -> Score:
-    """How many of the distinct samples that were answered got the right answer; a sample's answers are averaged."""
+    """How right the answers to the distinct samples were; a sample counts once, its answers are averaged."""
     if asker.reference:
         engine = Engine(asker.reference)
-        wanted: Array = np.full(len(samples.inputs), -1)
+        wanted: Array = np.full(len(samples.inputs), -1.0)
         for row in np.unique(asked.row):
-            wanted[row] = int(np.argmax(engine.run([samples.inputs[row : row + 1]])[0]))
+            wanted[row] = answers.read(engine.run([samples.inputs[row : row + 1]])[0][None])[0]
     else:
         assert samples.labels is not None
         wanted = samples.labels
     done = np.isfinite(asked.done_s)
     rows, where, count = np.unique(asked.row[done], return_inverse=True, return_counts=True)
-    right = np.bincount(where, asked.answer[done] == wanted[asked.row[done]], len(rows)) / count
-    metric = "agreement" if asker.reference else "accuracy"
-    return Score(metric, float(right.mean()) if len(rows) else float("nan"), len(rows))
+    found = asked.answer[done] if asked.numbers else asked.answer[done].astype(np.int64)
+    metric, value = answers.judge(found, wanted[asked.row[done]], not asker.reference, 1 / count[where])
+    return Score(metric, value, len(rows))
 
 
 def _why_invalid(

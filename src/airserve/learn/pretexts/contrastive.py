@@ -20,7 +20,7 @@ HARD, BRIGHT = 0.5, 0.3  # largest change of a view's contrast, as a part, and o
 class Config:
     width: int = 64  # of the vectors that are compared
     temperature: float = 0.2
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 256  # each picture is told from so many others
     rate: float = 1e-2  # peak learning rate
     decay: float = 1e-2  # weight decay

@@ -89,9 +89,10 @@ class Data:
         """Rows of the validation split to calibrate on, then the whole test split to score on and to drive.
 
         Scores of a Model, of its variants and of its cuts are thus on the same rows, which calibration never sees.
-        None where labels are no classes: the platform judges an answer by its largest output, which would say nothing.
+        None where an answer is neither a class nor one number (answers.py), by which the platform could judge it.
         """
-        if not self.classes or self.answer not in ("row", "move"):
+        number = self.answer == "row" and self.train.labels.shape[1:] == (1,)
+        if not number and (not self.classes or self.answer not in ("row", "move")):
             return None
         k = min(CALIBRATION, len(self.validation))
         labels = np.concatenate([self.validation.labels[:k], self.test.labels]) if self.answer == "row" else None
