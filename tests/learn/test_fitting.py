@@ -69,6 +69,21 @@ def test_a_divergence_says_where_and_keeps_the_last_good_epoch(tmp_path: Path, m
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(ModelError, match=r"cannot be read .*; delete it"):
         Checkpoint(kept, recipe).load()
+    kept.write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match=r"cannot be read \(.+\); delete it"):
+        Checkpoint(kept, recipe).load()
+    torch.save([1], kept)
+    with pytest.raises(ModelError, match="is of another net, task or seed; delete it"):
+        Checkpoint(kept, recipe).load()
+    torch.save({"recipe": recipe, "weights": {}}, kept)
+    with pytest.raises(ModelError, match="does not fit this net; delete it"):
+        train(NET, "digits", registry=Registry(tmp_path), progress=False)
+    left = kept.with_name(f"{recipe}-killed.part")  # by a process that was killed while it wrote
+    left.touch()
+    Checkpoint(kept, recipe).remove()
+    assert not kept.exists()
+    assert not left.exists()
+    kept.write_bytes(b"a file")
     with pytest.raises(ModelError, match="cannot be written"):
         Checkpoint(kept / "below" / "x.pt", recipe).save({})
 

@@ -158,3 +158,25 @@ def test_the_nearest_mean_is_that_of_a_loop() -> None:
     means = [rows[labels == k].mean(axis=0) for k in range(10)]
     found = [min(range(10), key=lambda k: ((x - means[k]) ** 2).sum()) for x in data.test.inputs.astype(float)]
     assert nearest_mean(data).score == pytest.approx((np.array(found) == data.test.labels).mean())
+
+
+def test_what_is_no_number_is_refused() -> None:
+    data = digits.load()
+    inputs = data.train.inputs.astype(np.float32)
+    inputs[7, 0, 0] = np.nan
+    with pytest.raises(TaskError, match="the input of row 7 of the train split of digits is no finite number"):
+        replace(data, train=Split(inputs, data.train.labels)).check()
+    with pytest.raises(TaskError, match="the labels of the test split of digits are float64; classes are whole"):
+        replace(data, test=Split(data.test.inputs, data.test.labels.astype(float))).check()
+    labels = data.validation.labels.astype(np.float32)
+    labels[3] = np.inf
+    with pytest.raises(TaskError, match="the label of row 3 of the validation split of digits is no finite number"):
+        replace(data, classes=(), validation=Split(data.validation.inputs, labels)).check()
+
+
+def test_a_class_without_a_row_is_never_the_nearest() -> None:
+    data = digits.load()
+    rows = data.train.labels < 9
+    found = nearest_mean(replace(data, train=Split(data.train.inputs[rows], data.train.labels[rows]))).score
+    nines = np.mean(data.test.labels == 9)
+    assert nearest_mean(data).score - nines <= found <= 1 - nines

@@ -13,6 +13,8 @@ from airserve.cli import deployments, models, network, services  # each adds its
 from airserve.cli.app import BAD_INPUT, app, note
 from airserve.errors import UserError
 
+INTERRUPTED = 130  # exit status: 128 + SIGINT
+
 __all__ = ["deployments", "main", "models", "network", "services"]
 
 
@@ -23,9 +25,11 @@ def main() -> None:
     except UserError as error:
         note.print(f"airserve: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer turns the first into the second
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         note.print("airserve: interrupted; what was started has been stopped.")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,7 +1,6 @@
 """Checkpoints: the state of a training after each epoch, so that one that was killed goes on to the same weights."""
 
 import os
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, final
@@ -9,6 +8,8 @@ from typing import Any, final
 import torch
 
 from airserve.model import ModelError
+
+PART = ".part"  # how the name of a file ends that is being written
 
 
 @final
@@ -22,7 +23,9 @@ class Checkpoint:
         """Write the state whole or not at all. Raises `ModelError` when the disk does not take it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=self.path.parent, prefix=f"{self.path.stem}-", suffix=PART, delete=False
+            ) as file:
                 try:
                     torch.save({"recipe": self.recipe, **state}, file)
                     file.close()
@@ -40,13 +43,16 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0][:80]
+            state: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's reader raises whatever broken bytes make it do
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:80]
             raise ModelError(f"the checkpoint {self.path} cannot be read ({reason}); delete it.") from None
-        if state.get("recipe") != self.recipe:
+        if not isinstance(state, dict) or state.get("recipe") != self.recipe:
             raise ModelError(f"the checkpoint {self.path} is of another net, task or seed; delete it.")
-        return state
+        found: dict[str, Any] = state
+        return found
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """The file, and what processes that were killed while they wrote one have left."""
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}-*{PART}")):
+            path.unlink(missing_ok=True)

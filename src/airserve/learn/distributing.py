@@ -88,3 +88,6 @@ def quiet() -> None:
     """Fabric announces its processes and precision; the bar is enough."""
     for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+quiet()  # in a process that `spread` starts Fabric speaks before `work` does

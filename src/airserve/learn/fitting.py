@@ -156,9 +156,12 @@ def fit(
     seldom = rare(labels, prepared.form.outputs) if learner.options.vary else torch.zeros(0)
     keeps_last = getattr(learner.module, "keeps_last", False)
     if checkpoint and (state := checkpoint.load()):
-        learner.restore(state)
-        order.set_state(state["order"])
-        curve, best = state["curve"], state["best"]
+        try:
+            learner.restore(state)
+            order.set_state(state["order"])
+            curve, best = state["curve"], state["best"]
+        except (KeyError, RuntimeError, TypeError, ValueError):  # RuntimeError: torch's, of weights of other shapes
+            raise ModelError(f"the checkpoint {checkpoint.path} does not fit this net; delete it.") from None
     started_s = time.process_time() - (curve[-1]["cpu_s"] if curve else 0.0)
     with bar(f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps, wanted=progress, stays=True) as done:
         done.to(len(curve) * steps)

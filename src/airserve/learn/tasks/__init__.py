@@ -99,13 +99,21 @@ class Data:
         return Samples(np.concatenate([self.validation.inputs[:k], self.test.inputs]), labels, calibration=k)
 
     def check(self) -> None:
-        """Raises `TaskError` when there is nothing to learn from: an empty split, or a label that is no class."""
+        """Raises `TaskError` when there is nothing to learn from: an empty split, no class, no number."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         for name, split in splits.items():
             if not len(split) or len(split.inputs) != len(split):
                 raise TaskError(
                     f"the {name} split of {self.short} has {len(split.inputs)} inputs and {len(split)} labels; "
                     "it needs as many, and at least one."
+                )
+            for what, rows in (("input", split.inputs), ("label", split.labels)):
+                if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                    row = int(np.argwhere(~np.isfinite(rows))[0, 0])
+                    raise TaskError(f"the {what} of row {row} of the {name} split of {self.short} is no finite number.")
+            if self.classes and self.answer != "move" and split.labels.dtype.kind not in "iu":
+                raise TaskError(
+                    f"the labels of the {name} split of {self.short} are {split.labels.dtype}; classes are whole."
                 )
             if self.classes and (split.labels.min() < 0 or split.labels.max() >= len(self.classes)):
                 row = int(np.argmax((split.labels < 0) | (split.labels >= len(self.classes))))
@@ -128,8 +136,10 @@ def divide(inputs: Array, labels: Array, sizes: tuple[int, ...], seed: int = 0) 
 def nearest_mean(data: Data) -> Baseline:
     """The class whose mean over the train split is nearest to the input."""
     rows = [split.inputs.reshape(len(split), -1).astype(np.float32) for split in (data.train, data.test)]
-    means = np.stack([rows[0][data.train.labels == k].mean(axis=0) for k in range(len(data.classes))])
-    distances = (means**2).sum(axis=1) - 2 * rows[1] @ means.T  # squared, less what is the same for all classes
+    known = np.unique(data.train.labels)  # a class without a row to learn from has no mean
+    means = np.stack([rows[0][data.train.labels == k].mean(axis=0) for k in known])
+    distances = np.full((len(rows[1]), len(data.classes)), np.inf)
+    distances[:, known] = (means**2).sum(axis=1) - 2 * rows[1] @ means.T  # squared, less what is the same for all
     return Baseline("nearest class mean", data.metric.score(-distances, data.test.labels))
 
 
