@@ -1,5 +1,8 @@
 """Reinforcement: advantages against their definition, the clipped objective by hand, and CartPole."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ from airserve.catalog import nets, tasks
 from airserve.learn.nets import Form
 from airserve.learn.reinforcement import JUDGED, SEED_OF_VALIDATION, advantages, episodes, lessons
 from airserve.learn.training import train
-from airserve.model import Engine, load_samples
+from airserve.model import Engine, Model, load_samples
 from airserve.registry import Registry
 
 
@@ -56,10 +59,15 @@ def test_gains_are_clipped(odds: float, advantage: float, counts: float) -> None
     assert loss == pytest.approx(0.5 * 3.0**2 - counts - 0.01 * np.log(2), rel=1e-5)
 
 
-def test_cartpole_is_learnt_better_than_by_chance(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Model:
     pytest.importorskip("gymnasium")
     net = "policy,epochs=10,games=8,moves=64,batch=128"
-    model = train(net, "cartpole", registry=Registry(tmp_path), progress=False)
+    return train(net, "cartpole", registry=Registry(tmp_path_factory.mktemp("policy")), progress=False)
+
+
+def test_cartpole_is_learnt_better_than_by_chance(policy: Model) -> None:
+    model = policy
     assert model.lineage["baseline"]["score"] == pytest.approx(22, abs=3)  # as published for random moves
     assert model.scores["mean_return"] > 2 * model.lineage["baseline"]["score"]
     assert model.scores["worst_return"] <= model.scores["mean_return"] <= 500
@@ -68,6 +76,33 @@ def test_cartpole_is_learnt_better_than_by_chance(tmp_path: Path) -> None:
     held = load_samples(model.samples_path).held()
     assert held.labels is None
     assert Engine(model.path).run([held.inputs])[0].shape == (len(held.inputs), 2)
+
+
+def test_a_served_policy_plays_as_the_model_does(policy: Model) -> None:
+    """`airserve serve` and tritonclient: game for game the same returns, so all answers were the same."""
+    triton = pytest.importorskip("tritonclient.http")
+    command = [sys.executable, "-m", "airserve.cli", "serve", str(policy.path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            (address,) = re.findall(r"http://(\S+)", process.stdout.readline())
+            with triton.InferenceServerClient(address) as client:
+                name = client.get_model_repository_index()[0]["name"]
+
+                def served(rows: np.ndarray) -> np.ndarray:
+                    given = triton.InferInput("observation", list(rows.shape), "FP32")
+                    given.set_data_from_numpy(rows)
+                    moves: np.ndarray = client.infer(name, [given]).as_numpy("logits").argmax(axis=1)
+                    return moves
+
+                returns, observed = episodes(served, tasks["cartpole"].environment(10), 20)
+        finally:
+            process.terminate()
+    engine = Engine(policy.path)
+    alone, seen = episodes(lambda rows: engine.run([rows])[0].argmax(axis=1), tasks["cartpole"].environment(10), 20)
+    assert returns.tolist() == alone.tolist()
+    assert returns.mean() == alone.mean() > 2 * policy.lineage["baseline"]["score"]
+    np.testing.assert_array_equal(observed, seen)
 
 
 def test_the_best_round_is_kept_where_later_ones_forget(tmp_path: Path) -> None:
