@@ -20,7 +20,7 @@ PICTURES = Form((12, 12), 7)
 TEXTS, PAIRS = Form((9,), 7, ids=(30,)), Form((2,), 1, ids=(5, 8))
 FORMS = {
     "efficientnet-lite0": Form((32, 32, 3), 7),
-    "ds-cnn": Form((2_000,), 7),
+    **dict.fromkeys(("ds-cnn", "quartznet"), Form((2_000,), 7)),
     "detector": Form((32, 32), 7),
     **dict.fromkeys(("seq2seq", "seq2seq-transformer"), Form((9,), 30, ids=(30,))),
     **dict.fromkeys(("lstm", "gru", "transformer", "fasttext"), TEXTS),
@@ -32,6 +32,7 @@ LABELS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("seq2seq", "seq2seq-transformer"), (3, 6)),
     "gpt": (3, 9),
     "policy": (3, 4),
+    "quartznet": (3, 2),
 }  # their shape for three rows, of nets with an objective; (3,) otherwise
 BOXES = torch.tensor([[[1.0, 0, 0, 14, 14], [2, 4, 4, 32, 32]]] * 3)
 

@@ -18,7 +18,7 @@ class Config:
     width: int = 64  # channels
     layers: int = 4  # separable convolutions
     dropout: float = 0.2
-    epochs: int = 24
+    epochs: int = 18
     batch: int = 64
     rate: float = 5e-3  # peak learning rate
     decay: float = 5e-2  # weight decay

@@ -1,9 +1,12 @@
 """Ten spoken words, other words and silence, one second at 8 kHz in noise. SYNTHETIC: espeak-ng (GPL) says them all.
 
 The classes and the splits of Speech Commands (Warden 2018, arXiv:1804.03209): the speakers of the three splits are
-different ones, the other words the same. Voices of espeak-ng that whisper, croak or are robots are left out.
+different ones, the other words the same. Voices of espeak-ng that whisper, croak or are robots are left out. That was
+decided after scores on an earlier test split; its speakers validate now, and those of the test split are others, drawn
+by a fixed rule, on whom nothing was tried.
 """
 
+import hashlib
 import re
 from functools import cache
 
@@ -27,23 +30,29 @@ time town travel tree two under visual voice walk water wall white window winter
 """
 OTHERS = tuple(SAID_BESIDE.split())
 NO_PEOPLE = re.compile("whisper|croak|robo|demonic|fast", re.IGNORECASE)
-SAID = {"train": 500, "validation": 60, "test": 150}  # clips of each class
+HEARD_BEFORE = """
+Andy Hugo Nguyen Storm antonio aunty edward f4 grandpa kaukovalta m5 m6 m7 m8 steph
+"""
+HEARD = frozenset(HEARD_BEFORE.split())  # by who chose this net, when an earlier version of the task was scored on them
+SAID = {"train": 800, "validation": 150, "test": 150}  # clips of each class
 MORE = 2  # times as many of other words to train on, for they are many
-SHARES = {"validation": 0.1, "test": 0.2}  # of the speakers
+UNHEARD = 16  # speakers of the test split
+THROATS = (0.85, 1.15)  # to train on: how many times as long a clip's throat is, and its word lasts
 SPEED, PITCH = (120, 220), (20, 80)  # words a minute; espeak-ng's scale
 LEVEL_DB, NOISE_DB = (-18.0, 0.0), (5.0, 30.0)  # peak below full scale; speech above noise
+RATE_STEP_HZ = 50
 QUIET = 0.02  # of the peak: what counts as silence before and after a word
 
 
 @cache
 def load() -> Data:
-    """500 clips of each class to train on (1,000 of other words), 60 to validate, 150 to test, int16, (n, 8000).
+    """800 clips of each class to train on (1,600 of other words), 150 to validate and to test, int16, (n, 8000).
 
     Raises `TaskError` when espeak-ng is absent.
     """
     rng = np.random.default_rng(0)
-    people = parts(speakers([name for name in synthesiser().variants() if not NO_PEOPLE.search(name)]), rng)
-    splits = {name: record(people[name], many, MORE if name == "train" else 1, rng) for name, many in SAID.items()}
+    people = parts(speakers([name for name in synthesiser().variants() if not NO_PEOPLE.search(name)]))
+    splits = {name: record(people[name], many, name == "train", rng) for name, many in SAID.items()}
     return Data("speech", CLASSES, splits["train"], splits["validation"], splits["test"])
 
 
@@ -63,23 +72,24 @@ def baseline(data: Data) -> Baseline:
     return Baseline("logistic regression on the mean spectrum", float(np.mean(found == data.test.labels)))
 
 
-def parts(people: list[list[str]], rng: np.random.Generator) -> dict[str, list[list[str]]]:
-    """Whom each split may hear.
+def parts(people: list[list[str]]) -> dict[str, list[list[str]]]:
+    """Whom each split may hear: the test split the first of the unheard, in the order of the SHA-256 of their names."""
+    unheard = sorted((voices for voices in people if voices[0] not in HEARD), key=lambda voices: digest(voices[0]))
+    heard = [voices for voices in people if voices[0] in HEARD]
+    return {"train": unheard[UNHEARD:], "validation": heard, "test": unheard[:UNHEARD]}
 
-    >>> [len(each) for each in parts([[str(k)] for k in range(20)], np.random.default_rng(0)).values()]
-    [2, 4, 14]
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def record(people: list[list[str]], many: int, train: bool, rng: np.random.Generator) -> Split:
+    """So many clips of every class; to train on, more of other words, and throats of other lengths.
+
+    Each is of a speaker, one of their voices, an accent, a speed, a pitch, a level and a noise drawn anew. A wave that
+    is sampled at another rate is of another throat, in other haste (Ko et al. 2015, Interspeech, "Audio augmentation").
     """
-    order = [people[k] for k in rng.permutation(len(people))]
-    cuts = [round(SHARES["validation"] * len(order)), round(sum(SHARES.values()) * len(order))]
-    return {"validation": order[: cuts[0]], "test": order[cuts[0] : cuts[1]], "train": order[cuts[1] :]}
-
-
-def record(people: list[list[str]], many: int, more: int, rng: np.random.Generator) -> Split:
-    """So many clips of every class, `more` times as many of other words.
-
-    Each is of a speaker, one of their voices, an accent, a speed, a pitch, a level and a noise drawn anew.
-    """
-    counts = [many * more if name == "other" else many for name in CLASSES]
+    counts = [many * MORE if name == "other" and train else many for name in CLASSES]
     labels = np.repeat(np.arange(len(CLASSES), dtype=np.int64), counts)
 
     def drawn(label: int) -> Saying:
@@ -89,7 +99,12 @@ def record(people: list[list[str]], many: int, more: int, rng: np.random.Generat
         return Saying(word, ACCENTS[rng.integers(len(ACCENTS))], voices[rng.integers(len(voices))], speed, pitch)
 
     said, sampling_hz = speak([drawn(label) for label in labels[many:]])
-    waves = [resample(trimmed(wave.astype(np.float32)), sampling_hz, SAMPLING_HZ) for wave in said]
+    throats = rng.uniform(*THROATS, len(said)) if train else np.ones(len(said))
+    rates_hz = [RATE_STEP_HZ * round(sampling_hz / throat / RATE_STEP_HZ) for throat in throats]
+    waves = [
+        resample(trimmed(wave.astype(np.float32)), rate_hz, SAMPLING_HZ)
+        for wave, rate_hz in zip(said, rates_hz, strict=True)
+    ]
     silence = [np.zeros(0, np.float32)] * many
     return Split(np.stack([clip(wave, rng) for wave in (*silence, *waves)]), labels)
 
