@@ -224,11 +224,12 @@ def initial(
     records: int = 1024,
     marks: int = 0,
     kinds: Sequence[str] = (),
+    carriers: Sequence[int] = (),
 ) -> tuple[Config, Cluster, association.Surroundings]:
     """Cells at their start. Raises `MacError` for what cannot be, `TraceError` for a trace without other cells."""
     rng = np.random.default_rng(seed)
     trace = trace or radio.load(network.cell)
-    there = association.stood(network, trace, len(slice_of), rng)
+    there = association.stood(network, trace, len(slice_of), rng, carriers)
     cell_of, walk = network.cell, mobility.stay()
     if cell_of.speed_kmh:
         walk = mobility.walks(mobility.ground(cell_of, there, rng), len(slice_of), cell_of.speed_kmh / 3.6, rng)

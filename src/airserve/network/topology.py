@@ -54,6 +54,7 @@ class Cell(Description):
 
     name: Name
     trps: int = Field(1, ge=1, le=57)
+    carriers: int = Field(1, ge=1, le=16)  # of this bandwidth, side by side at each; a device is on one of them
     scenario: Scenario = "inf-dh"
     carrier_ghz: float = Field(3.5, ge=FR1_GHZ[0], le=FR2_GHZ[1])
     bandwidth_mhz: int = 100
@@ -339,7 +340,7 @@ class Network(Description):
 
     @model_validator(mode="after")
     def _one_carrier(self) -> Self:
-        names = self.cell_names
+        names = self.station_names
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two cells are named {sorted(twice)[0]}; give each its own name")
         first = self.cells[0].model_dump(exclude={"name", "trps"})
@@ -350,6 +351,11 @@ class Network(Description):
                         f"cells {self.cells[0].name} and {other.name} have {key} {first[key]} and {value}; cells stand "
                         "side by side on one carrier, so give all the same, or study them one by one"
                     )
+        if self.cell.speed_kmh and self.cell.carriers > 1:
+            raise ValueError(
+                f"speed_kmh {self.cell.speed_kmh:g} moves devices among cells of one carrier, and these have "
+                f"{self.cell.carriers}; leave one of the two out"
+            )
         if len(names) == 1 and self.cell.speed_kmh:
             raise ValueError(
                 f"speed_kmh {self.cell.speed_kmh:g} moves devices from cell to cell, and {names[0]} is alone; leave it "
@@ -366,10 +372,22 @@ class Network(Description):
 
     @property
     def cell_names(self) -> tuple[str, ...]:
+        """Of every carrier of every base station, for each is a cell: with a letter where they have several.
+
+        >>> hall = Cell(name="hall", trps=2, carriers=2)
+        >>> Network(cells=(hall,), slices=(Slice(name="all"),), sites=(Site(name="mast", kind="edge"),)).cell_names
+        ('hall-1-a', 'hall-1-b', 'hall-2-a', 'hall-2-b')
+        """
+        if self.cell.carriers == 1:
+            return self.station_names
+        return tuple(f"{name}-{chr(ord('a') + k)}" for name in self.station_names for k in range(self.cell.carriers))
+
+    @property
+    def station_names(self) -> tuple[str, ...]:
         """Of all base stations.
 
         >>> city = Cell(name="city", scenario="umi", trps=3)
-        >>> Network(cells=(city,), slices=(Slice(name="all"),), sites=(Site(name="mast", kind="edge"),)).cell_names
+        >>> Network(cells=(city,), slices=(Slice(name="all"),), sites=(Site(name="mast", kind="edge"),)).station_names
         ('city-1', 'city-2', 'city-3')
         """
         return tuple(

@@ -62,6 +62,7 @@ class Flow:
     site_seconds: Array = field(default_factory=_nothing)  # a queue with the site's cores, shared by all flows
     transport: Transport = "stream"
     ue: str = "full"  # what kind of devices they are: equipment.parse
+    carrier: int | None = None  # of the cell, from 1, that its devices are on; none: dealt out by load
 
     @property
     def computes_on_device(self) -> bool:
@@ -104,6 +105,29 @@ def requests(
     return together[np.argsort(together["ready_s"], kind="stable")]
 
 
+def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
+    """The carrier of every device of all flows, from 0: that of its flow, else in turn the one with the least to carry.
+
+    What a device has is its mean bytes a second, both ways.
+
+    >>> from airserve.network.topology import Cell, Site, Slice
+    >>> two = Network(cells=(Cell(name="hall", carriers=2),), slices=(Slice(name="all"),),
+    ...     sites=(Site(name="mast", kind="edge"),))
+    >>> carriers(two, [Flow("big", "all", 1, 9.0, carrier=2), Flow("small", "all", 4, 3.0)])
+    [1, 0, 0, 0, 1]
+    """
+    if network.cell.carriers == 1:
+        return [0] * sum(flow.devices for flow in flows)
+    load, found = np.zeros(network.cell.carriers), []
+    for flow in sorted(flows, key=lambda one: one.carrier is None):
+        each = flow.rate_hz * max(1.0, float(np.mean(flow.bytes_up)) + float(np.mean(flow.bytes_down)))
+        for _ in range(flow.devices):
+            chosen = int(load.argmin()) if flow.carrier is None else flow.carrier - 1
+            load[chosen] += each
+            found.append((flow.name, chosen))
+    return [chosen for flow in flows for name, chosen in found if name == flow.name]
+
+
 def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
     values = np.asarray(samples, np.float64).ravel()
     return rng.choice(values, n) if len(values) else np.zeros(n)
@@ -112,6 +136,11 @@ def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
 def _check(network: Network, flow: Flow) -> None:
     if flow.slice not in (slices := [s.name for s in network.slices]):
         raise TrafficError(f"flow {flow.name} names slice {flow.slice!r}; the network has {', '.join(slices)}.")
+    if flow.carrier is not None and not 1 <= flow.carrier <= network.cell.carriers:
+        raise TrafficError(
+            f"flow {flow.name} is on carrier {flow.carrier}; cell {network.cell.name} has carriers 1 to "
+            f"{network.cell.carriers}."
+        )
     if flow.site and flow.site not in (sites := [s.name for s in network.sites]):
         raise TrafficError(f"flow {flow.name} names site {flow.site!r}; the network has {', '.join(sites)}.")
     if flow.transport not in transport.NAMES:

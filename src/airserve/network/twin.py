@@ -37,7 +37,7 @@ from airserve.network.passage import (
 from airserve.network.radio import Trace
 from airserve.network.slicing import check
 from airserve.network.topology import Network
-from airserve.network.traffic import Flow, requests
+from airserve.network.traffic import Flow, carriers, requests
 
 WARM_S = 1.0  # simulated before the first request that counts
 DRAIN_S = 5.0  # after the last request came to the radio: what is open then is not answered
@@ -148,6 +148,7 @@ def run(
         processing=processing,
         records=max(1, len(sent) + 2 * _bursts(sent)),
         kinds=[flow.ue for flow in flows for _ in range(flow.devices)],
+        carriers=carriers(network, flows),
     )
     config = radio.config
     marks = np.ceil(times_s / config.slot_s - 1e-6).astype(np.int64)
@@ -191,8 +192,10 @@ def run(
 class _Cell:
     """The radio of a network of one cell."""
 
-    def __init__(self, network: Network, slice_of: Sequence[int], *, marks: int, **given: Any) -> None:
-        del marks
+    def __init__(
+        self, network: Network, slice_of: Sequence[int], *, marks: int, carriers: Sequence[int], **given: Any
+    ) -> None:
+        del marks, carriers
         self.config, self._state = initial(network, slice_of, **given)
 
     def run(self, world: World, rules: Array, end: int) -> None:

@@ -58,6 +58,7 @@ class Service(Description):
     compute_ms: float | None = Field(None, ge=0)
     site: Name | None = None
     ue: str = "full"  # what its devices are on the radio: full, or redcap with parameters, see docs/network.md
+    carrier: int | None = Field(None, ge=1)  # of the cell's `carriers`, that its devices are on; none: dealt by load
     transport: Transport = "stream"  # in the twin; the emulator's is always "stream": docs/network.md
 
     @model_validator(mode="after")
@@ -98,6 +99,11 @@ class Factory(Description):
             _known("slice", service.slice, slices, f"service {service.name}")
             for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
                 _known("site", site, list(sites), f"service {service.name}")
+            if service.carrier is not None and service.carrier > (there := self.network.cell.carriers):
+                raise ValueError(
+                    f"service {service.name} is on carrier {service.carrier}; cell {self.network.cell.name} has "
+                    f"{there}: raise its carriers, or leave the key out"
+                )
             if service.device and sites[service.device].kind != "device":
                 devices = ", ".join(name for name, site in sites.items() if site.kind == "device")
                 raise ValueError(

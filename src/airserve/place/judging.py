@@ -94,6 +94,7 @@ def _flow(service: Service, work: Candidate | Work, devices: int, scale: float) 
         arrival=service.arrival,
         transport=service.transport,
         ue=service.ue,
+        carrier=service.carrier,
         device_site=work.device_site,
         device_seconds=scale * work.device_seconds,
         site=work.site,
