@@ -96,8 +96,11 @@ def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     (service,) = found["services"]
-    assert set(found) == {"services", "slices", "realtime_factor"}
-    assert set(service) == {"name", "sent", "answered", "latency_ms", "share_of_p99", "spans_ms"}
+    assert set(found) == {"services", "slices", "base_stations", "realtime_factor"}
+    assert 55 < found["base_stations"][0]["power"] < 280
+    assert 89 < service["power"] < 150
+    keys = {"name", "sent", "answered", "latency_ms", "share_of_p99", "spans_ms", "power", "share_of_time"}
+    assert set(service) == keys
     assert set(service["latency_ms"]) == {"p50", "p90", "p99", "max"}
     assert {"kind", "direction", "site", "p50", "p99"} == set(service["spans_ms"][0])
     assert service["sent"] == service["answered"] > 10

@@ -129,9 +129,19 @@ def test_same_seed_same_outcome(network):
 
 def test_summary_has_what_simulate_prints(network):
     summary = twin.run(network(sites=(MAST,)), [ask()], until_s=5, seed=1).summary()
-    assert set(summary) == {"services", "slices"}
+    assert set(summary) == {"services", "slices", "base_stations"}
     service = summary["services"][0]
-    assert set(service) == {"name", "sent", "answered", "latency_ms", "share_of_p99", "spans_ms"}
+    assert set(service) == {
+        "name",
+        "sent",
+        "answered",
+        "latency_ms",
+        "share_of_p99",
+        "spans_ms",
+        "power",
+        "share_of_time",
+    }
+    assert sum(service["share_of_time"].values()) == pytest.approx(1, abs=1e-3)
     latency = service["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
     assert set(service["spans_ms"][0]) == {"kind", "direction", "site", "p50", "p99"}

@@ -39,9 +39,9 @@ def simulate(
         return show({**found, "realtime_factor": round(outcome.realtime_factor, 1)})
     absences = sorted({one for s in found["services"] for one, part in s["share_of_p99"].items() if part})
     rows(
-        ["service", "sent", "answered", "p50 ms", "p90", "p99", "max", *(f"{one} in p99" for one in absences)],
+        ["service", "sent", "answered", "p50 ms", "p90", "p99", "max", "power", *(f"{one} in p99" for one in absences)],
         [[s["name"], s["sent"], s["answered"], *(digits(s["latency_ms"][k]) for k in ("p50", "p90", "p99", "max")),
-          *(f"{s['share_of_p99'][one] or 0:.0%}" for one in absences)]
+          digits(s["power"]), *(f"{s['share_of_p99'][one] or 0:.0%}" for one in absences)]
          for s in found["services"]],
     )  # fmt: skip
     rows(
@@ -57,6 +57,11 @@ def simulate(
                 for x in (f"{s[way]['share_used']:.1%}", digits(s[way]["mbps"]), digits(s[way]["sinr_db"]["p50"])))]
              for s in found["cells"]],
         )  # fmt: skip
+    rows(
+        ["base station", "power", "sends", "listens"],
+        [[s["name"], digits(s["power"]), f"{s['sends']:.1%}", f"{s['listens']:.1%}"] for s in found["base_stations"]],
+    )
+    out.print("power is relative: a device's deep sleep draws 1 (TR 38.840), and a base station's (TR 38.864)")
     out.print(f"{outcome.realtime_factor:.0f} times real time; simulated, no packet was sent")
     if html is not None:
         out.print(f"page: {html}", highlight=False, soft_wrap=True)

@@ -70,6 +70,8 @@ FLOW = np.dtype(
         ("mcs_last", "i8"),
         ("antennas", "i8"),  # that receive
         ("half", "i8"),  # 1: it does not send while it receives
+        ("strength", "f8"),  # up: power of a PRB by open-loop control, of 23 dBm, for an `open_db` of
+        ("strength_db", "f8"),
     ],
     align=True,
 )
@@ -123,6 +125,14 @@ UE = np.dtype(  # a device as RRC sees it
         ("drx_offset", "i8"),
         ("asleep", "i8"),  # something waits for its next on-duration
         ("noted", "i8"),  # stands in the calendar
+        # For the account of its energy (energy.py):
+        ("heard", "i8"),  # slots with a PDSCH
+        ("sent", "i8"),  # slots with a PUSCH
+        ("strength", "f8"),  # sum over these of its power, of 23 dBm
+        ("pucch", "i8"),  # slots with a PUCCH and no PUSCH
+        ("acks", "i8"),  # bits: slots in which it will acknowledge, from `acks_from` on
+        ("acks_from", "i8"),
+        ("rest", "i8", (5,)),  # sleeping.py
     ],
     align=True,
 )
@@ -151,7 +161,8 @@ class Numbers(NamedTuple):
     preambles: int = 20  # sent, ever
     collided: int = 21  # of these, with another's
     air: int = 22  # list of the blocks sent in this slot, where other cells decide how they are heard
-    size: int = 23
+    sent: int = 23  # slots with a PDSCH
+    size: int = 24
 
 
 N = Numbers()

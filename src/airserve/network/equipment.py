@@ -15,7 +15,7 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import uplink
+from airserve.network import energy, uplink
 from airserve.network.allocation import granularity
 from airserve.network.buffers import State
 from airserve.network.link import ALL_QM, FIRST_64QAM
@@ -58,6 +58,12 @@ class Equipment:
             return cell.prbs
         prbs = resource_blocks(cell.carrier_ghz, cell.scs_khz)[BANDWIDTH_MHZ[cell.frequency_range]]
         return cell.prbs if cell.prbs <= prbs else prbs - prbs % granularity(cell)
+
+    def draw(self, cell: Cell) -> energy.Draw:
+        """What it draws by what it does."""
+        if not self.reduced:
+            return energy.draw(cell)
+        return energy.draw(cell, BANDWIDTH_MHZ[cell.frequency_range], min(self.antennas, cell.ue_antennas))
 
 
 def parse(text: str) -> Equipment:

@@ -45,6 +45,8 @@ def transmit(s: State, c: Config, b: int) -> None:
     flow.served = s.n[N.slot]
     block.attempts += 1
     stir(s, c, flow.ue)
+    if flow.direction == UP:
+        account(s, c, b)
     if block.attempts == 1:
         block.sent = s.n[N.slot]
     if c.alone:
@@ -52,6 +54,28 @@ def transmit(s: State, c: Config, b: int) -> None:
     else:
         block.next = s.n[N.air]
         s.n[N.air] = b
+
+
+@inner
+def acknowledges(s: State, u: int, slot: int) -> int:
+    """Bits of the slots from one on in which a device will acknowledge what it has received."""
+    ue = s.ue[u]
+    ue.acks >>= min(slot - ue.acks_from, 62)
+    ue.acks_from = slot
+    return int(ue.acks)
+
+
+@inner
+def account(s: State, c: Config, b: int) -> None:
+    """Count a PUSCH in the account of its device's energy; acknowledgements on it take no PUCCH (TS 38.213 9)."""
+    block = s.block[b]
+    flow = s.flow[block.flow]
+    ue = s.ue[flow.ue]
+    if flow.strength_db != flow.open_db:
+        flow.strength, flow.strength_db = 10.0 ** (flow.open_db / 10) / c.prbs, flow.open_db
+    ue.sent += 1
+    ue.strength += min(flow.strength * block.prbs, 1.0)
+    ue.pucch -= acknowledges(s, flow.ue, s.n[N.slot]) & 1
 
 
 @inner
@@ -78,7 +102,13 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
         deliver(s, f, (slot + 1) * c.slot_s + c.decode_s)
     if flow.direction == DOWN:
         feedback = slot + c.k1
-        later(s, b, feedback + s.pattern[feedback % s.pattern.size].next_up + 1, OUTCOME)
+        feedback += s.pattern[feedback % s.pattern.size].next_up
+        later(s, b, feedback + 1, OUTCOME)
+        ue, bit = s.ue[flow.ue], 1 << min(feedback - slot, 61)
+        ue.heard += 1
+        if acknowledges(s, flow.ue, slot) & bit == 0:
+            ue.pucch += 1
+            ue.acks |= bit
     else:
         later(s, b, slot + 1, OUTCOME)
 

@@ -60,4 +60,5 @@ def request(s: State, c: Config, f: int) -> None:
     wait = (flow.request_offset - s.n[N.slot]) % c.request_period
     flow.requesting = 1
     s.n[N.requests] += 1
+    s.ue[flow.ue].pucch += 1
     later(s, s.block.size - s.flow.size + f, uplink_slot_after(s, s.n[N.slot] + wait + 1, c.k2), REQUEST)

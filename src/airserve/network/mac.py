@@ -340,6 +340,7 @@ def state_of(
     pattern = frame.pattern(network.cell)
     flow["open_db"] = uplink.open_loop_db(network.cell, trace)[flow["row"]]
     flow["most"], flow["mcs_last"], flow["antennas"] = c.prbs, FIRST_64QAM - 1, network.cell.ue_antennas
+    flow["strength_db"] = np.nan  # not worked out yet
     opportunities = uplink.request_slots(network.cell)
     flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits

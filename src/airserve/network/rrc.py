@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airserve.model import Array
-from airserve.network import frame, uplink
+from airserve.network import energy, frame, uplink
 from airserve.network.buffers import (
     ACCESS,
     CONNECT,
@@ -29,8 +29,10 @@ from airserve.network.buffers import (
 )
 from airserve.network.generator import uniform
 from airserve.network.jit import inner
+from airserve.network.sleeping import rest
 from airserve.network.topology import Cell
 
+NEVER = 1 << 60
 PREAMBLES = 54  # of 64: those for contention
 RESOLVED_MS = {"4-step": 9.0, "2-step": 4.0}  # preamble to contention resolved: RAR, Msg3 and Msg4; or MsgB
 CONTENTION_MS = 64.0  # timer after which a device that lost knows it, ra-ContentionResolutionTimer
@@ -55,6 +57,9 @@ class Access(NamedTuple):
     drx_inactivity: int  # without traffic until a device sleeps
     drx_cycle: int  # 0: no DRX
     drx_on: int
+    soonest: int  # without traffic until a device sleeps for the first time
+    deep: int  # from so long a sleep on it is deep
+    light: int
 
 
 def access(cell: Cell) -> Access:
@@ -77,6 +82,12 @@ def access(cell: Cell) -> Access:
         slots(cell.drx_inactivity_ms),
         slots(cell.drx_cycle_ms),
         slots(cell.drx_on_ms),
+        min(
+            [slots(cell.drx_inactivity_ms)] * (cell.drx_cycle_ms > 0)
+            + [slots(cell.inactivity_ms)] * (not cell.always_on)
+            + [NEVER]
+        ),
+        *(slots(energy.DEVICE["transition_ms"][state]) for state in ("deep", "light")),
     )
 
 
@@ -137,6 +148,8 @@ def reachable(s: State, c: Config, f: int, empty: bool) -> bool:
 def stir(s: State, c: Config, u: int) -> None:
     """A device is awake for its own traffic, and takes what waited for its next on-duration."""
     ue = s.ue[u]
+    if s.n[N.slot] - ue.active_at > c.access.soonest:
+        rest(c.access, s.ue, u, s.n[N.slot])
     ue.active_at = s.n[N.slot]
     if ue.asleep:
         ue.asleep = 0
@@ -162,6 +175,9 @@ def progress(s: State, c: Config, u: int, kind: int) -> None:
     ue, slot, a = s.ue[u], s.n[N.slot], c.access
     ue.noted = 0
     if kind == ACCESS:
+        if ue.attempts == 0:
+            rest(a, s.ue, u, slot)
+            ue.active_at = slot
         ue.attempts += 1
         ue.collided = 0
         s.n[N.preambles] += 1

@@ -92,6 +92,11 @@ def schedule(s: State, c: Config, direction: int, elements: int) -> None:
             quota[k] -= used
             s.prbs_used[k, direction] += used
     settle(slices, given, quota)
+    if direction != UP:
+        busy = False
+        for k in range(c.slices):
+            busy |= quota[k] != given[k]
+        s.n[N.sent] += busy
 
 
 @inner

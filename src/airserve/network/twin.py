@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 
 from airserve.contract import Readings, Span, percentile
 from airserve.model import Array
-from airserve.network import cluster, transport
-from airserve.network.buffers import DOWN, UP, N
+from airserve.network import cluster, energy, equipment, transport
+from airserve.network.buffers import DOWN, UP, Config, N
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.mac import Grant, MacError, initial, prbs_there
@@ -61,6 +62,9 @@ class Outcome:
     absent_ms: dict[str, Array]  # by service, (n, 2): what of each request's waits went to `ABSENCES`
     lost: int = 0  # requests that a rule dropped, or that found the queue of a link full
     many: Many | None = None  # where there are several cells
+    power: dict[str, Array] = field(default_factory=dict)  # by service, (devices,): mean relative power, TR 38.840
+    states: dict[str, dict[str, float]] = field(default_factory=dict)  # by service: part of the time in each state
+    stations: list[dict[str, Any]] = field(default_factory=list)  # by cell: {"name", "power", "sends", "listens"}
 
     def summary(self) -> dict[str, Any]:
         """What `airserve simulate --json` prints: plain data; None where nothing was answered."""
@@ -74,6 +78,8 @@ class Outcome:
                     for q in (50, 90, 99, 100)
                 },
                 "share_of_p99": self._share_of_p99(name),
+                "power": _number(float(self.power[name].mean())),
+                "share_of_time": {state: round(part, 4) for state, part in self.states[name].items()},
                 "spans_ms": [
                     {"kind": span.kind, "direction": span.direction, "site": span.site, **_percentiles(one.ms[:, i])}
                     for i, span in enumerate(one.spans)
@@ -85,7 +91,7 @@ class Outcome:
             {"name": one["name"], **{way: {k: one[way][k] for k in ("share_used", "mbps")} for way, _ in WAYS}}
             for one in self.slices
         ]
-        found: dict[str, Any] = {"services": services, "slices": slices}
+        found: dict[str, Any] = {"services": services, "slices": slices, "base_stations": self.stations}
         return found if self.many is None else found | {"cells": self.many.rows()}
 
     def _share_of_p99(self, name: str) -> dict[str, float | None]:
@@ -155,6 +161,7 @@ def run(
     last_s = max(warm_s + until_s, sent["ready_s"].max(initial=0.0))
     end = int(np.ceil((last_s + drain_s) / config.slot_s))
     world = _world(network, config.ues, sent, marks)
+    radio.edges = [int(marks[0]), int(marks[-1])]
     rules = compiled(network, network.rules, [flow.name for flow in flows], warm_s)
     radio.run(world, rules, 0)  # compile, or load, before the clock is read
     cpu_s = time.thread_time()
@@ -185,21 +192,73 @@ def run(
         absent_ms,
         int(world.n[M.lost]),
         radio.seen(marks),
+        *_power(network, flows, *radio.books),
     )
 
 
+def _power(
+    network: Network, flows: Sequence[Flow], first: energy.Book, last: energy.Book
+) -> tuple[dict[str, Array], dict[str, dict[str, float]], list[dict[str, Any]]]:
+    """Mean relative power of the devices of each flow, the states that they were in, and the cells'."""
+    cell, done = network.cell, energy.since(first, last)
+    draws = [equipment.parse(flow.ue).draw(cell) for flow in flows for _ in range(flow.devices)]
+    power, states = energy.devices(cell, draws, done)
+    of_flow, of_states, at = {}, {}, 0
+    for flow in flows:
+        mine = slice(at, at := at + flow.devices)
+        of_flow[flow.name] = power[mine]
+        of_states[flow.name] = {state: float(part[mine].mean()) for state, part in states.items()}
+    return (
+        of_flow,
+        of_states,
+        [
+            {"name": name, **energy.station(cell, float(done.sent[k]), float(done.prbs_down[k]), done.slot)}
+            for k, name in enumerate(network.cell_names)
+        ],
+    )
+
+
+class _Radio(ABC):
+    """The radio of a network, with books of what was done up to some slots, its edges."""
+
+    config: Config
+
+    def __init__(self) -> None:
+        self.edges: list[int] = []  # slots, in order, that are still to come
+        self.books: list[energy.Book] = []
+
+    def run(self, world: World, rules: Array, end: int) -> None:
+        """Simulate up to a slot."""
+        while self.edges and self.edges[0] <= end:
+            edge = self.edges.pop(0)
+            self.simulate(world, rules, edge)
+            self.books.append(self.book(edge))
+        self.simulate(world, rules, end)
+
+    @abstractmethod
+    def simulate(self, world: World, rules: Array, end: int) -> None: ...
+
+    @abstractmethod
+    def book(self, slot: int) -> energy.Book: ...
+
+
 @final
-class _Cell:
+class _Cell(_Radio):
     """The radio of a network of one cell."""
 
     def __init__(
         self, network: Network, slice_of: Sequence[int], *, marks: int, carriers: Sequence[int], **given: Any
     ) -> None:
         del marks, carriers
+        super().__init__()
         self.config, self._state = initial(network, slice_of, **given)
 
-    def run(self, world: World, rules: Array, end: int) -> None:
+    def simulate(self, world: World, rules: Array, end: int) -> None:
         simulate(self._state, self.config, world, rules, end)
+
+    def book(self, slot: int) -> energy.Book:
+        s = self._state
+        return energy.book(self.config.access, s.ue, slot, s.n[[N.sent]], s.prbs_used[:, DOWN].sum(keepdims=True))
 
     def close(self, world: World) -> None:
         """Fill in the marks that the run did not come to."""
@@ -229,17 +288,22 @@ class _Cell:
 
 
 @final
-class _Cells:
+class _Cells(_Radio):
     """The radio of a network of several cells."""
 
     def __init__(self, network: Network, slice_of: Sequence[int], **given: Any) -> None:
         if not slice_of:
             raise MacError(f"cells {', '.join(network.cell_names)} need at least one device, and none was given.")
+        super().__init__()
         self.config, self._cluster, self._there = cluster.initial(network, slice_of, **given)
         self._network, self._first = network, self._there.serving
 
-    def run(self, world: World, rules: Array, end: int) -> None:
+    def simulate(self, world: World, rules: Array, end: int) -> None:
         cluster.simulate(self._cluster, self.config, world, rules, end)
+
+    def book(self, slot: int) -> energy.Book:
+        t = self._cluster
+        return energy.book(self.config.access, t.whole.ue, slot, t.n[:, N.sent], t.prbs_used[:, :, DOWN].sum(axis=1))
 
     def close(self, world: World) -> None:
         """Fill in the marks that the run did not come to."""
