@@ -1,9 +1,11 @@
 """From training to an answer: a Model of the registry served by name and by alias, with the engine that was chosen."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +19,8 @@ from airserve.model import Engine, Runtime, load_samples
 from airserve.place import choosing
 from airserve.place.choosing import Timed
 from airserve.registry import Registry
+from airserve.serve import offering
+from airserve.serve.following import REST_S, Follower
 
 
 @contextmanager
@@ -53,7 +57,7 @@ def doubled(path):
     return graph.SerializeToString()
 
 
-def test_a_trained_model_is_served_by_alias_and_follows_it_when_loaded_again(tmp_path):
+def test_a_trained_model_is_served_by_alias_and_follows_it_unasked(tmp_path):
     pytest.importorskip("torch")
     from airserve.learn.training import train
 
@@ -73,10 +77,14 @@ def test_a_trained_model_is_served_by_alias_and_follows_it_when_loaded_again(tmp
         assert second.version == 2
         assert ask(url, first.name, x)[1] == "1"  # the alias has not moved
         registry.alias(second, "live")
-        assert requests.post(f"{url}/v2/repository/models/{first.name}/load", timeout=30).status_code == 200
-        y, version = ask(url, first.name, x)
-        assert version == ask(url, first.name, x, "live")[1] == "2"
-        np.testing.assert_allclose(y, Engine(second.path).run([x])[0], rtol=1e-4, atol=1e-5)
+        expected = {"1": y, "2": Engine(second.path).run([x])[0]}
+        until_s = time.monotonic() + 60
+        while version == "1":  # the old one answers until the new one is there
+            assert time.monotonic() < until_s
+            time.sleep(0.1)
+            y, version = ask(url, first.name, x)
+            np.testing.assert_allclose(y, expected[version], rtol=1e-4, atol=1e-5)
+        assert ask(url, first.name, x, "live")[1] == "2"
         assert requests.get(f"{url}/v2/models/{first.name}", timeout=10).json()["versions"] == ["2"]
 
 
@@ -89,3 +97,44 @@ def test_a_model_is_opened_by_the_engine_that_was_chosen_for_this_machine(tmp_pa
     with serving(tmp_path, "whole") as url:
         assert requests.get(f"{url}/v2/models/whole", timeout=10).json()["platform"] == "openvino"
         np.testing.assert_allclose(ask(url, "whole", x)[0], Engine(graphs["whole"]).run([x])[0], rtol=1e-4)
+
+
+def test_the_registry_is_asked_where_it_was_written_and_only_then(tmp_path, graphs, monkeypatch):
+    monkeypatch.setenv("AIRSERVE_HOME", str(tmp_path))
+    registry, asked = Registry(tmp_path), []
+    first = registry.register("whole", graphs["whole"])
+    registry.alias(first, "live")
+
+    def described(reference):
+        model = registry.get(reference)
+        return {**to_plain(model), "aliases": registry.aliases(model), "runtime": to_plain(Runtime())}
+
+    def question(reference):  # what `airserve models show` says, which takes a second
+        asked.append(reference)
+        return ["echo", json.dumps(described(reference))]
+
+    monkeypatch.setattr(offering, "question", question)
+    sources = ["whole@live", "whole"]
+    follower = Follower([*sources, str(graphs["tail"])])
+    offered = [offering.offered(offering.answered(json.dumps(described(source))), source) for source in sources]
+    now_s = 0.0
+
+    def looked():
+        nonlocal now_s
+        now_s += REST_S
+        found = follower.look(now_s, offered)
+        while follower._asking:
+            time.sleep(0.01)
+            found += follower.look(now_s, offered)
+        return [(offer.source, offer.endpoint.version, offer.endpoint.aliases) for offer in found]
+
+    assert looked() == []
+    assert asked == []
+    second = registry.register("whole", doubled(graphs["whole"]))
+    assert looked() == []
+    assert sorted(asked) == ["whole@1", "whole@live"]
+    registry.alias(second, "live")
+    assert sorted(looked()) == [("whole", "1", ()), ("whole@live", "2", ("live",))]
+    assert looked() == []  # it was asked, and that has changed nothing
+    assert len(asked) == 4
+    follower.close()

@@ -32,6 +32,7 @@ class Offer:
     endpoint: Endpoint
     stamp: tuple[int, ...]
     slot: int = 0
+    source: str = ""  # what the user named
 
     @property
     def key(self) -> tuple[str, str]:
@@ -97,14 +98,15 @@ def offers(source: str, only: str | None = None) -> list[Offer]:
                     found.append(Endpoint(_named(name, source), (_model(folder / "model.onnx"),)))
     else:
         found = [_registered(source)]
-    made = []
-    for endpoint in found:
-        if only is None or endpoint.name == only:
-            file = endpoint.functions[0].path
-            if not file.endswith(".gguf"):
-                check_graph(Path(file))
-            made.append(Offer(endpoint, stamp(file)))
-    return made
+    return [offered(endpoint, source) for endpoint in found if only is None or endpoint.name == only]
+
+
+def offered(endpoint: Endpoint, source: str) -> Offer:
+    """An endpoint with its file as it is now. Raises `ModelError`."""
+    file = endpoint.functions[0].path
+    if not file.endswith(".gguf"):
+        check_graph(Path(file))
+    return Offer(endpoint, stamp(file), source=source)
 
 
 def together(sources: Sequence[str]) -> list[Offer]:
@@ -170,16 +172,29 @@ def _mlflow(folder: Path, name: str) -> list[Endpoint]:
     return [Endpoint(_named(name, str(folder)), (_model(file),))]
 
 
+def registered(source: str) -> bool:
+    """Whether a source names a model of the registry."""
+    return Path(source).suffix not in FILES and not Path(source).is_dir()
+
+
+def question(reference: str) -> list[str]:
+    """The command that asks the registry, which a server does without."""
+    return [sys.executable, "-m", "airserve.cli", "models", "show", reference, "--json"]
+
+
+def answered(said: str | bytes) -> Endpoint:
+    """What the registry answered."""
+    found = json.loads(said)
+    name = found["name"] if found["variant"] == "fp32" else f"{found['name']}-{found['variant']}"
+    function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, found["runtime"]))
+    return Endpoint(name, (function,), None, str(found["version"]), tuple(found["aliases"]))
+
+
 def _registered(reference: str) -> Endpoint:
-    """A model of the registry, asked with the command that lists it."""
-    command = [sys.executable, "-m", "airserve.cli", "models", "show", reference, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(question(reference), capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().removeprefix("airserve: ")
         if "/" in reference and not Path(reference).exists():
             said = f"{reference} is not there, and {said}"
         raise ModelError(said or f"the registry does not tell of {reference}.")
-    found = json.loads(done.stdout)
-    name = found["name"] if found["variant"] == "fp32" else f"{found['name']}-{found['variant']}"
-    function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, found["runtime"]))
-    return Endpoint(name, (function,), None, str(found["version"]), tuple(found["aliases"]))
+    return answered(done.stdout)

@@ -28,6 +28,7 @@ from airserve.linux import die_with_parent
 from airserve.model import ModelError
 from airserve.serve import offering, working
 from airserve.serve.configuration import Configuration, ConfigurationError, read
+from airserve.serve.following import Follower
 from airserve.serve.guarding import Guard
 from airserve.serve.handing import Siblings
 from airserve.serve.holding import Holder
@@ -38,6 +39,7 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 0.5  # for a worker that has closed its line, and answers nobody any more
 DRAIN_S = 12.0  # a worker's own is shorter
 PREPARE_S = 300.0  # for all workers to load a model
+NOBODY = -1  # in place of the worker that asks for a change
 CALM_S = 5.0  # a worker that lived so long is started again at once, another a little later each time
 
 
@@ -84,6 +86,7 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration) -> None:
         configuration.check()
+        self._follower = Follower(configuration.sources)  # from before they are read
         self._offers = [replace(o, slot=k) for k, o in enumerate(offering.together(configuration.sources))]
         if not self._offers:
             raise ConfigurationError("there is no model to serve; name an .onnx file, a folder or a model.")
@@ -105,7 +108,7 @@ class Supervisor:
         self._again_s: dict[int, float] = {}  # when a worker that died is to be started
         self._deaths: dict[int, int] = {}
         self._change: _Change | None = None
-        self._asked: deque[tuple[int, int, str, str]] = deque()
+        self._asked: deque[tuple[int, int, str, str | Offer]] = deque()
         self._stopping = False
 
     def run(self) -> None:
@@ -177,6 +180,8 @@ class Supervisor:
         for number in [number for number, at_s in self._again_s.items() if at_s <= now_s]:
             del self._again_s[number]
             self._start(number)
+        for offer in self._follower.look(now_s, self._offers):
+            self._asked.append((NOBODY, 0, "follow", offer))
         self._advance(now_s)
 
     def _bury(self, worker: _Worker, beginning: bool) -> None:
@@ -243,7 +248,7 @@ class Supervisor:
         while self._change is None and self._asked:
             number, identity, what, model = self._asked.popleft()
             try:
-                offers = self._wanted(what, model)
+                offers = self._followed(model) if isinstance(model, Offer) else self._wanted(what, model)
             except UserError as error:
                 self._answer((number, identity), str(error))
                 continue
@@ -271,6 +276,18 @@ class Supervisor:
             raise ModelError(f"{sources[0]} holds no version of {model} any more.")
         return others + loaded
 
+    def _followed(self, found: Offer) -> list[Offer]:
+        """What is served once a source means what was `found`. Raises `ModelError`."""
+        others = [offer for offer in self._offers if offer.source != found.source]
+        before = next((offer for offer in self._offers if offer.source == found.source), None)
+        if before is None:  # unloaded meanwhile
+            return self._offers
+        if any(offer.key == found.key for offer in others):
+            raise ModelError(f"version {found.endpoint.version} of {found.endpoint.name} is served already.")
+        slot = before.slot if before.key == found.key else self._slot(self._offers)
+        print(f"{found.source} is version {found.endpoint.version} now.", file=sys.stderr, flush=True)
+        return [*others, replace(found, slot=slot)]
+
     def _slot(self, used: Sequence[Offer]) -> int:
         """A free place to count in; what was served last gave up its place longest ago."""
         taken = {offer.slot for offer in (*used, *self._offers)}
@@ -293,11 +310,14 @@ class Supervisor:
 
     def _answer(self, asker: tuple[int, int], error: str | None) -> None:
         number, identity = asker
+        if number == NOBODY and error:
+            print(f"what the registry has now is not served: {error}", file=sys.stderr, flush=True)
         if number in self._workers:
             self._workers[number].say(do="answer", id=identity, error=error)
 
     def _end(self) -> None:
         """Lets workers finish what has begun, and ends those that do not."""
+        self._follower.close()
         for worker in self._workers.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGTERM)
