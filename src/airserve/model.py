@@ -109,7 +109,7 @@ class Runtime:
     threads: int = 1
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.engine, self.precision)))
+        return " ".join(filter(None, (self.engine, self.precision, f"{self.threads} threads" * (self.threads > 1))))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from airserve.place import choosing
 from airserve.place.choosing import Timed
 from airserve.registry import Registry
 from airserve.serve import offering
+from airserve.serve.configuration import Configuration
 from airserve.serve.following import REST_S, Follower
 
 
@@ -88,15 +89,22 @@ def test_a_trained_model_is_served_by_alias_and_follows_it_unasked(tmp_path):
         assert requests.get(f"{url}/v2/models/{first.name}", timeout=10).json()["versions"] == ["2"]
 
 
-def test_a_model_is_opened_by_the_engine_that_was_chosen_for_this_machine(tmp_path, graphs):
+def test_a_model_is_opened_as_was_chosen_for_this_machine_and_the_cores_of_a_worker(tmp_path, graphs):
     pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
-    registry = Registry(tmp_path)
+    registry, most = Registry(tmp_path), choosing.cores()
     model = registry.register("whole", graphs["whole"])
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
-    registry.keep(choosing._key(model), to_plain([Timed(Runtime("openvino"), 1.0, 0.0, None, True)]))
-    with serving(tmp_path, "whole") as url:
+    timed = [Timed(Runtime(), 2.0, 0.0, None, 1), Timed(Runtime("openvino", threads=most), 1.0, 0.0, None, most)]
+    registry.keep(choosing._key(model), to_plain(timed[most == 1 :]))
+    with serving(tmp_path, "whole") as url:  # by one worker, which has all cores
         assert requests.get(f"{url}/v2/models/whole", timeout=10).json()["platform"] == "openvino"
         np.testing.assert_allclose(ask(url, "whole", x)[0], Engine(graphs["whole"]).run([x])[0], rtol=1e-4)
+    runtimes = {"1": to_plain(Runtime()), "4": to_plain(Runtime(threads=4))}
+    said = json.dumps({**to_plain(model), "aliases": [], "runtimes": runtimes})
+    opened = [offering.answered(said, cores).functions[0].runtime.threads for cores in (1, 3, 4, 9)]
+    assert opened == [1, 1, 4, 4]
+    assert Configuration((), workers=2 * most).cores == 1
+    assert Configuration((), workers=1).cores == most
 
 
 def test_the_registry_is_asked_where_it_was_written_and_only_then(tmp_path, graphs, monkeypatch):
@@ -107,7 +115,7 @@ def test_the_registry_is_asked_where_it_was_written_and_only_then(tmp_path, grap
 
     def described(reference):
         model = registry.get(reference)
-        return {**to_plain(model), "aliases": registry.aliases(model), "runtime": to_plain(Runtime())}
+        return {**to_plain(model), "aliases": registry.aliases(model), "runtimes": {"1": to_plain(Runtime())}}
 
     def question(reference):  # what `airserve models show` says, which takes a second
         asked.append(reference)

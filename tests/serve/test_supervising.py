@@ -277,6 +277,7 @@ def test_costly_requests_of_one_connection_go_to_an_idle_worker_that_may_hang_or
                 np.testing.assert_array_equal(array(answer), y)
             asked += len(got)
 
+        ask_all()  # it has been accepted then
         ours = owner(one, alone.workers())
         (other,) = set(alone.workers()) - {ours}
         before_s = spent_s(other)

@@ -46,7 +46,11 @@ def profile(
         return show(found.plain())
     rows(found.COLUMNS, found.rows(), "seconds on this machine at speed 1; bytes are whole HTTP messages")
     if engines := found.engine_rows():
-        rows(found.ENGINE_COLUMNS, engines, "one row at a time; `airserve serve` opens a Model with the engine chosen")
+        rows(
+            found.ENGINE_COLUMNS,
+            engines,
+            "one row at a time; `airserve serve` opens a Model as chosen for the cores of each worker",
+        )
 
 
 @command()

@@ -142,11 +142,11 @@ def _model(model: Any, as_json: bool) -> None:
 
 def _plain(model: Any, registry: Any) -> dict[str, Any]:
     from airserve.contract import to_plain
-    from airserve.place.choosing import chosen
+    from airserve.place.choosing import chosen, cores
 
     said: dict[str, Any] = to_plain(model)
-    runtime = to_plain(chosen(model, registry))  # on this machine
-    return {"reference": model.reference, **said, "aliases": registry.aliases(model), "runtime": runtime}
+    runtimes = {str(count): to_plain(chosen(model, registry, count)) for count in range(1, cores() + 1)}
+    return {"reference": model.reference, **said, "aliases": registry.aliases(model), "runtimes": runtimes}
 
 
 def _scores(model: Any) -> str:

@@ -157,12 +157,16 @@ def timed(run: Run, inputs: Sequence[Array], apart_s: float = 0.0) -> Array:
     return timed_in_turn([(run, inputs)], apart_s)[0]
 
 
-def timed_in_turn(runs: Sequence[tuple[Run, Sequence[Array]]], apart_s: float = 0.0) -> list[Array]:
+def timed_in_turn(
+    runs: Sequence[tuple[Run, Sequence[Array]]], apart_s: float = 0.0, threads: Sequence[int] | None = None
+) -> list[Array]:
     """Seconds of single runs of each, shape (n,): run in turn, so that all have the same moments.
 
     The engine computes on the calling thread. Where a run's wall time passes its CPU time by a tenth, somebody else
     had the processor meanwhile, and its CPU time stands in; a run that takes far longer than the quickest is left out.
+    One that computes on several `threads` waits for the others, so its wall time counts, whoever else is there.
     """
+    alone = [count == 1 for count in threads or [1] * len(runs)]
     seconds = np.empty((RUNS[1], len(runs)))
     for run, inputs in [*runs, *runs]:
         run(inputs)
@@ -174,7 +178,8 @@ def timed_in_turn(runs: Sequence[tuple[Run, Sequence[Array]]], apart_s: float = 
             t0, c0 = time.perf_counter(), time.thread_time()
             run(inputs)
             c1, t1 = time.thread_time(), time.perf_counter()
-            seconds[done, k] = t1 - t0 if t1 - t0 <= UNDISTURBED * (c1 - c0) + 2e-5 else c1 - c0
+            disturbed = alone[k] and t1 - t0 > UNDISTURBED * (c1 - c0) + 2e-5
+            seconds[done, k] = c1 - c0 if disturbed else t1 - t0
         done += 1
     return [one[one <= DISTURBED * np.quantile(one, 0.1)] for one in seconds[:done].T]
 

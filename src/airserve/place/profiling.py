@@ -32,7 +32,7 @@ class ModelProfile:
     media: str
     decode_s: Array
     variants: tuple[VariantProfile, ...]
-    runtimes: tuple[tuple[str, Timed], ...] = ()  # by variant; none where onnxruntime is the only engine
+    runtimes: tuple[tuple[str, Timed], ...] = ()  # by variant; none where there is no choice
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Profile:
                 round(1e3 * timed.seconds, 3),
                 float(f"{timed.error:.1e}"),
                 timed.score_drop,
-                "yes" if timed.chosen else "",
+                {0: "", 1: "yes"}.get(timed.chosen, f"from {timed.chosen} cores"),
             ]
             for one in self.models
             for variant, timed in one.runtimes

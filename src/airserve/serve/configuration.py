@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class Configuration:
     @property
     def bounds(self) -> Bounds:
         return Bounds(self.running, self.cache_mb << 20, self.queue)
+
+    @property
+    def cores(self) -> int:
+        """That each worker has to itself."""
+        return max(1, len(os.sched_getaffinity(0)) // self.workers)
 
     def check(self) -> None:
         """Raises `ConfigurationError`."""

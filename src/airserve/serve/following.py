@@ -29,7 +29,8 @@ Stamp = tuple[tuple[int, int], ...]
 class Follower:
     """Looks after the sources that the registry holds."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[str], cores: int = 1) -> None:
+        self._cores = cores  # of each worker
         self._sources = [source for source in sources if offering.registered(source)]
         self._known = _stamp() if self._sources else ()
         self._next_s = 0.0
@@ -72,7 +73,7 @@ class Follower:
         if before is None or process.returncode:  # unloaded, or its alias is gone: what is served stays
             return None
         try:
-            found = offering.offered(offering.answered(text), source)
+            found = offering.offered(offering.answered(text, self._cores), source)
         except ModelError as error:
             print(f"{source} is not followed: {error}", file=sys.stderr, flush=True)
             return None

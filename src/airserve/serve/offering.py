@@ -78,8 +78,8 @@ def names(source: str) -> list[str]:
     return found
 
 
-def offers(source: str, only: str | None = None) -> list[Offer]:
-    """Every version that a source holds, or those of the model named `only`.
+def offers(source: str, only: str | None = None, cores: int = 1) -> list[Offer]:
+    """Every version that a source holds, or those of the model named `only`, for workers that have so many cores.
 
     Raises `ModelError` for what cannot be read, and for a graph that reaches outside its folder.
     """
@@ -97,7 +97,7 @@ def offers(source: str, only: str | None = None) -> list[Offer]:
                 else:
                     found.append(Endpoint(_named(name, source), (_model(folder / "model.onnx"),)))
     else:
-        found = [_registered(source)]
+        found = [_registered(source, cores)]
     return [offered(endpoint, source) for endpoint in found if only is None or endpoint.name == only]
 
 
@@ -109,11 +109,11 @@ def offered(endpoint: Endpoint, source: str) -> Offer:
     return Offer(endpoint, stamp(file), source=source)
 
 
-def together(sources: Sequence[str]) -> list[Offer]:
+def together(sources: Sequence[str], cores: int = 1) -> list[Offer]:
     """The versions of all sources. Raises `ModelError` where two say the same name and version."""
     made: dict[tuple[str, str], Offer] = {}
     for source in sources:
-        for offer in offers(source):
+        for offer in offers(source, cores=cores):
             if offer.key in made:
                 name, version = offer.key
                 raise ModelError(f"{source} and another source both hold {name} version {version}; rename one.")
@@ -182,19 +182,20 @@ def question(reference: str) -> list[str]:
     return [sys.executable, "-m", "airserve.cli", "models", "show", reference, "--json"]
 
 
-def answered(said: str | bytes) -> Endpoint:
-    """What the registry answered."""
+def answered(said: str | bytes, cores: int = 1) -> Endpoint:
+    """What the registry answered, for a worker that has so many cores."""
     found = json.loads(said)
     name = found["name"] if found["variant"] == "fp32" else f"{found['name']}-{found['variant']}"
-    function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, found["runtime"]))
+    runtime = found["runtimes"][max((count for count in found["runtimes"] if int(count) <= cores), key=int)]
+    function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, runtime))
     return Endpoint(name, (function,), None, str(found["version"]), tuple(found["aliases"]))
 
 
-def _registered(reference: str) -> Endpoint:
+def _registered(reference: str, cores: int) -> Endpoint:
     done = subprocess.run(question(reference), capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().removeprefix("airserve: ")
         if "/" in reference and not Path(reference).exists():
             said = f"{reference} is not there, and {said}"
         raise ModelError(said or f"the registry does not tell of {reference}.")
-    return answered(done.stdout)
+    return answered(done.stdout, cores)

@@ -86,8 +86,10 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration) -> None:
         configuration.check()
-        self._follower = Follower(configuration.sources)  # from before they are read
-        self._offers = [replace(o, slot=k) for k, o in enumerate(offering.together(configuration.sources))]
+        self._follower = Follower(configuration.sources, configuration.cores)  # from before they are read
+        self._offers = [
+            replace(o, slot=k) for k, o in enumerate(offering.together(configuration.sources, configuration.cores))
+        ]
         if not self._offers:
             raise ConfigurationError("there is no model to serve; name an .onnx file, a folder or a model.")
         if len(self._offers) > SLOTS // 2:
@@ -269,7 +271,8 @@ class Supervisor:
             raise ModelError(f"no source of this service holds a model {model[:80]!r}; there is {known}.")
         before = {offer.key: offer for offer in self._offers}
         loaded: list[Offer] = []
-        for offer in offering.offers(sources[0], None if _names(sources[0], model) else model):
+        only = None if _names(sources[0], model) else model
+        for offer in offering.offers(sources[0], only, self._configuration.cores):
             same = before.get(offer.key)
             loaded.append(replace(offer, slot=same.slot if same else self._slot(others + loaded)))
         if not loaded:
