@@ -56,8 +56,8 @@ ROWS = [
     Row("policy", "cartpole", 3, 475),
     Row("ds-cnn", "speech-words", 1, 0.97),
     Row("quartznet", "asterisk", 1),
-    Row("seq2seq", "libreoffice", 1),
-    Row("seq2seq-transformer", "libreoffice", 1),
+    Row("seq2seq,optimizer=muon", "libreoffice", 1),
+    Row("seq2seq-transformer,optimizer=muon", "libreoffice", 1),
     Row("detector", "digit-scenes", 1, 0.8),
 ]
 

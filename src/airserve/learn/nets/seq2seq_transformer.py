@@ -41,6 +41,7 @@ class Translator(nn.Module):
     """Ids of a source, 0 after its end, and of the target so far; the logits of what comes next."""
 
     answers = "text"
+    wide = True
 
     def __init__(self, symbols: int, config: Config) -> None:
         super().__init__()

@@ -25,6 +25,8 @@ PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"  # ids 0 to 3
 BEGIN_ID, END_ID = 1, 2
 VOCABULARY = 1_500
 SOURCE, TARGET = 28, 36  # pieces at most; the target's `BEGIN` and `END` included
+LONG = 16  # words, from which on texts to learn from are taken apart into sentences
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
 SCORED = 4  # words that a text of the validation and the test split has at least
 VALIDATION, TEST = 500, 1_000
 BEAM, LENGTH_POWER = 4, 0.6  # of the translations that are scored
@@ -32,10 +34,11 @@ BEAM, LENGTH_POWER = 4, 0.6  # of the translations that are scored
 
 @cache
 def load() -> Data:
-    """Ids int32 (n, 32) of English, int64 (n, 40) of French with its begin and end, 0 after it.
+    """Ids int32 (n, 28) of English, int64 (n, 36) of French with its begin and end, 0 after it.
 
-    500 texts to validate and 1,000 to test, of at least four words; no text of theirs is in the train split, not even
-    in other case, marks or numbers. Raises `TaskError` when the files are absent.
+    Long texts to learn from are taken apart. 500 texts to validate and 1,000 to test, of at least four words, less the
+    longest; no text of theirs is in the train split, not even in other case, marks or numbers. Raises `TaskError` when
+    the files are absent.
     """
     train, validation, test = parts()
     tokenizer = learnt(train)
@@ -130,9 +133,22 @@ def parts() -> list[list[tuple[str, str]]]:
     long = [k for k, (source, _) in enumerate(pairs) if len(source.split()) >= SCORED]
     drawn = np.random.default_rng(0).permutation(long)
     chosen = [drawn[:VALIDATION], drawn[VALIDATION : VALIDATION + TEST]]
-    held = {plain(pairs[k][0]) for rows in chosen for k in rows}
-    train = [pair for pair in pairs if plain(pair[0]) not in held]
+    held = {"", *(plain(pairs[k][0]) for rows in chosen for k in rows)}
+    pieces = [piece for pair in pairs if plain(pair[0]) not in held for piece in sentences(*pair)]
+    train = [piece for piece in dict.fromkeys(pieces) if plain(piece[0]) not in held and plain(piece[1])]
     return [train, *([pairs[k] for k in rows] for rows in chosen)]
+
+
+def sentences(source: str, target: str) -> list[tuple[str, str]]:
+    """A long pair as the pairs of its sentences, where both have as many; otherwise itself.
+
+    >>> sentences("Draws a line. Press Shift " + "now " * 12 + "to stop.", "Trace une ligne. Appuyez sur Maj.")[0]
+    ('Draws a line.', 'Trace une ligne.')
+    """
+    sources, targets = SENTENCE.split(source), SENTENCE.split(target)
+    if len(source.split()) < LONG or len(sources) != len(targets):
+        return [(source, target)]
+    return list(zip(sources, targets, strict=True))
 
 
 def plain(text: str) -> str:
