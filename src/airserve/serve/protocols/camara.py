@@ -13,12 +13,9 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
-import orjson
 
 from airserve import wire
 from airserve.model import ModelError
@@ -26,7 +23,8 @@ from airserve.serve.batching import DeadlineExceeded, Overloaded
 from airserve.serve.encoding import Encoder
 from airserve.serve.generating import Closed, Generator
 from airserve.serve.guarding import Forbidden, TooMany, Unauthorized
-from airserve.serve.knowledge import Knowledge, Taken
+from airserve.serve.knowledge import Taken
+from airserve.serve.protocols._camara_asked import Asked, respond
 from airserve.serve.protocols._camara_requests import (
     Refused,
     read_body,
@@ -35,7 +33,7 @@ from airserve.serve.protocols._camara_requests import (
     read_parameters,
     read_upload,
 )
-from airserve.serve.protocols._entry import NotAllowed, NotFound, Route, allowed
+from airserve.serve.protocols._entry import NotAllowed, NotFound, Route
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols.openai import embed, within_s
 from airserve.serve.retrieving import nearest, passages, rows
@@ -51,7 +49,6 @@ CODES: dict[type[Exception], tuple[int, str]] = {
     Forbidden: (403, "PERMISSION_DENIED"), TooMany: (429, "TOO_MANY_REQUESTS"), EngineFailed: (500, "INTERNAL"),
     Overloaded: (503, "UNAVAILABLE"), Closed: (503, "UNAVAILABLE"), DeadlineExceeded: (504, "TIMEOUT"),
 }  # fmt: skip
-CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{0,256}")
 BASES, DOCUMENTS, ASSISTANTS = 100, 1000, 1000  # of a tenant, of a base, of a tenant
 PASSAGE = 128  # tokens, for the encoder
 FOUND = 3  # passages that are put before a question
@@ -82,66 +79,10 @@ def error_response(error: Exception, head: Head | None = None) -> bytes:
         code, message = "INTERNAL", f"the server failed ({type(error).__name__}); its log says where."
     if isinstance(error, (TooMany, Overloaded, Closed)):
         extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
-    return _respond(head, status, {"status": status, "code": code, "message": message[:512]}, extra)
-
-
-def _respond(head: Head | None, status: int, said: Any = None, extra: str = "") -> bytes:
-    correlator = head.headers.get(b"x-correlator") if head is not None else None
-    if correlator is not None and CORRELATOR.fullmatch(correlator):
-        extra += f"x-correlator: {correlator.decode()}\r\n"
-    if said is None:
-        return f"HTTP/1.1 {status} {wire.REASON[status]}\r\n{extra}\r\n".encode("latin-1")
-    return wire.http_response(status, orjson.dumps(said), extra=extra)
-
-
-@final
-class Asked:
-    """A request: who asks, of what, and what the service knows."""
-
-    def __init__(self, service: Service, head: Head, body: bytes, arrived_s: float, ids: Sequence[str]) -> None:
-        self.service, self.head, self.body, self.arrived_s = service, head, body, arrived_s
-        if not service.knowledge:
-            raise NotFound("this service keeps no knowledge; start it with --knowledge FOLDER.")
-        if CORRELATOR.fullmatch(head.headers.get(b"x-correlator", b"")) is None:
-            raise Refused("x-correlator has characters that it may not have, or more than 256.")
-        self.ids = [read_id(one, "the id in the path") for one in ids]
-        self.known = _knowledge(service.knowledge)
-        self.tenant = head.admitted.tenant.name if head.admitted else ""
-
-    def base(self, identity: str) -> dict[str, Any]:
-        """Raises `NotFound`."""
-        return _one(self.known.bases(self.tenant, identity), "knowledge base", identity)
-
-    def document(self) -> dict[str, Any]:
-        self.base(self.ids[0])
-        return _one(self.known.documents(self.ids[0], self.ids[1]), "document", self.ids[1])
-
-    def assistant(self, identity: str) -> dict[str, Any]:
-        return _one(self.known.assistants(self.tenant, identity), "assistant", identity)
-
-    def model(self, name: str, kind: type) -> Served:
-        """A model of a kind that this tenant may use. Raises `UnknownEndpoint`, `Forbidden`, `Refused`."""
-        if not allowed(self.head, name):
-            raise Forbidden(f"{self.tenant} may not use {name[:80]!r}.")
-        served = self.service.endpoint(name)
-        if not isinstance(served.language, kind):
-            raise Refused(f"{name} is no model for this; choose another.")
-        return served
-
-    def encoder(self) -> Served:
-        """The first sentence encoder there is. Raises `Refused`."""
-        found = [s for s in self.service.served if isinstance(s.language, Encoder) and allowed(self.head, s.name)]
-        if not found:
-            raise Refused("no sentence encoder is served, so nothing can be indexed; serve one.", 503, "UNAVAILABLE")
-        return found[0]
+    return respond(head, status, {"status": status, "code": code, "message": message[:512]}, extra)
 
 
 Work = Callable[[Asked], bytes | Awaitable[bytes]]
-
-
-@lru_cache(4)
-def _knowledge(folder: str) -> Knowledge:
-    return Knowledge(Path(folder))
 
 
 def _route(work: Work, ids: Sequence[str]) -> Route:
@@ -156,17 +97,11 @@ def _route(work: Work, ids: Sequence[str]) -> Route:
     return route
 
 
-def _one(found: list[dict[str, Any]], what: str, identity: str) -> dict[str, Any]:
-    if not found:
-        raise NotFound(f"there is no {what} {identity}.")
-    return found[0]
-
-
 def _listed(asked: Asked, items: list[dict[str, Any]]) -> bytes:
     page, per_page = read_page(asked.head.query)
     some = items[(page - 1) * per_page : page * per_page]
     pages = {"page": page, "perPage": per_page, "totalCount": len(items), "totalPages": -(-len(items) // per_page)}
-    return _respond(asked.head, 200, {"items": some, "pagination": pages})
+    return respond(asked.head, 200, {"items": some, "pagination": pages})
 
 
 # knowledge-base
@@ -187,7 +122,7 @@ def _create_base(asked: Asked) -> bytes:
     said = read_body(asked.body, {"name": str, "description": str}, ("name",))
     _room(len(asked.known.bases(asked.tenant)), BASES, "knowledge bases")
     identity = asked.known.add_base(asked.tenant, said["name"], said.get("description"))
-    return _respond(asked.head, 201, _said_base(asked, asked.base(identity)))
+    return respond(asked.head, 201, _said_base(asked, asked.base(identity)))
 
 
 def _list_bases(asked: Asked) -> bytes:
@@ -195,7 +130,7 @@ def _list_bases(asked: Asked) -> bytes:
 
 
 def _get_base(asked: Asked) -> bytes:
-    return _respond(asked.head, 200, _said_base(asked, asked.base(asked.ids[0])))
+    return respond(asked.head, 200, _said_base(asked, asked.base(asked.ids[0])))
 
 
 def _update_base(asked: Asked) -> bytes:
@@ -210,7 +145,7 @@ def _update_base(asked: Asked) -> bytes:
 def _delete_base(asked: Asked) -> bytes:
     asked.base(asked.ids[0])
     asked.known.drop_base(asked.ids[0])
-    return _respond(asked.head, 204)
+    return respond(asked.head, 204)
 
 
 def _upload(asked: Asked) -> bytes:
@@ -224,7 +159,7 @@ def _upload(asked: Asked) -> bytes:
     task.add_done_callback(_indexing.discard)
     where = f"Location: /knowledge-base/{VERSION}/knowledge-bases/{base}/documents/{identity}\r\n"
     (row,) = asked.known.documents(base, identity)
-    return _respond(asked.head, 201, _said_document(row), where)
+    return respond(asked.head, 201, _said_document(row), where)
 
 
 async def _index(asked: Asked, served: Served, document: str, form: str, text: str) -> None:
@@ -255,12 +190,12 @@ _indexing: set[asyncio.Task[None]] = set()
 
 
 def _get_document(asked: Asked) -> bytes:
-    return _respond(asked.head, 200, _said_document(asked.document()))
+    return respond(asked.head, 200, _said_document(asked.document()))
 
 
 def _delete_document(asked: Asked) -> bytes:
     asked.known.drop_document(asked.document()["id"])
-    return _respond(asked.head, 204)
+    return respond(asked.head, 204)
 
 
 # qa-assistant-manage
@@ -295,7 +230,7 @@ def _create_assistant(asked: Asked) -> bytes:
     said = read_body(asked.body, ASSISTANT, ("name", "configurationPrompt", "largeModelParameters"))
     _room(len(asked.known.assistants(asked.tenant)), ASSISTANTS, "assistants")
     identity = asked.known.add_assistant(asked.tenant, _checked(asked, said))
-    return _respond(asked.head, 201, _said_assistant(asked.assistant(identity)))
+    return respond(asked.head, 201, _said_assistant(asked.assistant(identity)))
 
 
 def _list_assistants(asked: Asked) -> bytes:
@@ -303,7 +238,7 @@ def _list_assistants(asked: Asked) -> bytes:
 
 
 def _get_assistant(asked: Asked) -> bytes:
-    return _respond(asked.head, 200, _said_assistant(asked.assistant(asked.ids[0])))
+    return respond(asked.head, 200, _said_assistant(asked.assistant(asked.ids[0])))
 
 
 def _update_assistant(asked: Asked) -> bytes:
@@ -315,7 +250,7 @@ def _update_assistant(asked: Asked) -> bytes:
 def _delete_assistant(asked: Asked) -> bytes:
     asked.assistant(asked.ids[0])
     asked.known.drop_assistant(asked.ids[0])
-    return _respond(asked.head, 204)
+    return respond(asked.head, 204)
 
 
 # qa-assistant-service
@@ -330,7 +265,7 @@ async def _answer(asked: Asked) -> bytes:
     except (UnknownEndpoint, Forbidden, Refused, NotFound, BadInput, EngineFailed, DeadlineExceeded) as error:
         finished, text, reference = "ERROR", str(error), ""
     answer = {"success": finished != "ERROR", "finished": finished, "answerText": text[:65_535]}
-    return _respond(asked.head, 200, answer | ({"reference": reference[:255]} if reference else {}))
+    return respond(asked.head, 200, answer | ({"reference": reference[:255]} if reference else {}))
 
 
 async def _generated(asked: Asked, assistant: Mapping[str, Any], question: str) -> tuple[str, str, str]:
