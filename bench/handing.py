@@ -4,8 +4,8 @@
 
 A channel is one connection, which comes to one worker; that hands costly requests to its sibling when it is idle. REAL
 is ResNet-18 at 224. In every round, one after the other: the service with two workers, one with one worker for what a
-single core gives, and two processes that call onnxruntime in a loop. Rates by the clock, so on a quiet machine; CPU time
-says on any how the work was divided, and what a hand-over costs. Medians of the rounds; ends with 1 under 90 %.
+single core gives, and two processes that call onnxruntime in a loop. Rates by the clock, so on a quiet machine; CPU
+time says on any how the work was divided, and what a hand-over costs. Medians; ends with 1 under 90 %.
 """
 
 from __future__ import annotations
