@@ -9,6 +9,7 @@ import numpy as np
 from airserve.learn.metrics import Metric
 from airserve.learn.tasks import Baseline, Data
 from airserve.model import Array, Engine
+from airserve.registry import Registry
 
 MADE = 2_000  # pictures that are judged
 SEEN, SURE = 0.02, 0.6  # a class is seen when this share of them is taken for it, with this mean probability
@@ -20,6 +21,13 @@ ROWS, COLUMNS = 8, 16  # of a sheet
 def pictures(data: Data) -> Data:
     """A task of classes as one of making pictures like its own: pixels in 0 to 1, labels for no one."""
     return replace(data, metric=DISTANCE, answer="picture", scale=(0.0, white(data)))
+
+
+def classifier(net: str, task: str, registry: Registry) -> Engine:
+    """The Model that judges pictures, trained now if it was not before."""
+    from airserve.learn.training import train
+
+    return Engine(train(net, task, registry=registry, progress=False).path)
 
 
 def white(data: Data) -> float:
@@ -126,7 +134,12 @@ def independent(data: Data) -> float:
     return float(described(wanted, np.broadcast_to(means, wanted.shape)).mean())
 
 
-def sheet(made: Array, white: float) -> bytes:
+def sheet(parts: Mapping[str, Engine], data: Data) -> bytes:
+    """The first of the pictures that are judged, as PNG."""
+    return drawn(make(parts, white(data)), white(data))
+
+
+def drawn(made: Array, white: float) -> bytes:
     """Grey pictures side by side, as PNG, dark on light."""
     from PIL import Image
 

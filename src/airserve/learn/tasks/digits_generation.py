@@ -1,13 +1,15 @@
 """Digits to make: those of scikit-learn, judged by a classifier of ours that has seen its train split."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from airserve.learn import generation
-from airserve.learn.tasks import Baseline, Data, digits
+from airserve.learn.tasks import Data, digits
 from airserve.model import Engine
 from airserve.registry import Registry
 
-CLASSIFIER = "mlp", "digits"
+judge = partial(generation.classifier, "mlp", "digits")
+baseline, sheet = generation.baseline, generation.sheet
 
 
 def load() -> Data:
@@ -15,23 +17,6 @@ def load() -> Data:
     return generation.pictures(digits.load())
 
 
-def judge(registry: Registry) -> Engine:
-    """The classifier, trained now if it was not before."""
-    from airserve.learn.training import train
-
-    return Engine(train(*CLASSIFIER, registry=registry, progress=False).path)
-
-
-def baseline(data: Data, classifier: Engine) -> Baseline:
-    """Pictures drawn from a normal distribution."""
-    return generation.baseline(data, classifier)
-
-
 def assess(parts: Mapping[str, Engine], data: Data, registry: Registry) -> dict[str, float]:
-    """The classes that are seen, how surely, how they vary, and nats where there is an encoder."""
+    """What the classifier says of pictures that the exported graphs make, and nats where there is an encoder."""
     return generation.assess(parts, data, judge(registry))
-
-
-def sheet(parts: Mapping[str, Engine], data: Data) -> bytes:
-    """The first of the pictures that are judged, as PNG."""
-    return generation.sheet(generation.make(parts, generation.white(data)), generation.white(data))
