@@ -20,6 +20,12 @@ PR_SET_CHILD_SUBREAPER = 36
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def installed(folder: Path) -> dict[str, str]:
+    """The environment of a process whose modules are compiled, as `pip install` leaves them: once it has run here."""
+    kept = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+
+
 class Server(NamedTuple):
     """A server that answers: `http` and `grpc` are HOST:PORT, "" where it has none; `key` is sent by every request."""
 
@@ -31,7 +37,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def airserve(folder: Path, *arguments: str) -> Iterator[Server]:
+def airserve(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
     """`airserve serve ARGUMENTS` with a tenant that has a rate, a concurrency and models, none of which it reaches."""
     keys = folder / "keys.json"
     keys.unlink(missing_ok=True)
@@ -39,7 +45,7 @@ def airserve(folder: Path, *arguments: str) -> Iterator[Server]:
     key = new_key(keys, "bench", rate_hz=1e6, concurrency=1000, models=("tiny", "real"))
     command = [sys.executable, "-m", "airserve.cli", "serve", *arguments, "--port", "0", "--keys", str(keys)]
     begun_s = time.monotonic()
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment or ENVIRONMENT)
     assert server.stdout is not None
     try:
         words = server.stdout.readline().split()

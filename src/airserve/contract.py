@@ -7,12 +7,14 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from numpy.random import Generator
 
 from airserve.model import Array, Function
+
+if TYPE_CHECKING:
+    from numpy.random import Generator  # which numpy does not load by itself
 
 Kind = Literal["wait", "air", "transit", "queue", "compute"]
 Direction = Literal["up", "down", ""]

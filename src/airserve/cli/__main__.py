@@ -9,17 +9,19 @@ import os
 import sys
 import traceback
 
-from airserve.cli import deployments, models, network, services  # each adds its commands
-from airserve.cli.app import BAD_INPUT, app, note
 from airserve.errors import UserError
 
 INTERRUPTED = 130  # exit status: 128 + SIGINT
-
-__all__ = ["deployments", "main", "models", "network", "services"]
+STOPPED = "airserve: interrupted; what was started has been stopped."
 
 
 def main() -> None:
     """The entry point: errors for users are one sentence, Ctrl-C is quiet."""
+    if sys.argv[1:2] == ["serve"]:
+        _serve(sys.argv[2:])
+    from airserve.cli import deployments, models, network, services  # noqa: F401 (each adds its commands)
+    from airserve.cli.app import BAD_INPUT, app, note
+
     try:
         app()
     except UserError as error:
@@ -28,7 +30,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as ended:  # typer turns the first into the second
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
-        note.print("airserve: interrupted; what was started has been stopped.")
+        note.print(STOPPED)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,6 +49,23 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(70)
+
+
+def _serve(words: list[str]) -> None:
+    """Serves where the words are plain, and does not return then."""
+    from airserve.cli.serving import plain
+    from airserve.serve.starting import supervise
+
+    if (configuration := plain(words)) is not None:
+        try:
+            configuration.check()
+        except UserError:
+            return  # said by the full reading, as all errors are
+        try:
+            sys.exit(supervise(configuration))
+        except KeyboardInterrupt:  # before it listened for signals
+            sys.stderr.write(f"{STOPPED}\n")
+            sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def serve(
 ) -> None:
     """Serve models over the Open Inference Protocol V2, as a service of its own."""
     from airserve.serve.configuration import Configuration
-    from airserve.serve.starting import become
+    from airserve.serve.starting import become, imported_first
 
-    if any(Path(model).suffix not in ("", ".onnx") or (Path(model) / "config.json").is_file() for model in models):
+    if any(imported_first(model) for model in models):
         from airserve.learn.importing import served  # what another tool made is imported first
 
         models = [served(model) for model in models]

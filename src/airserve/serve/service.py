@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ctypes
 import gc
@@ -298,6 +297,8 @@ async def serve(process: SiteProcess) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m airserve.serve.service DEPLOYMENT.json KEY`; 2 where it cannot start, with one sentence."""
+    import argparse
+
     parser = argparse.ArgumentParser(prog="python -m airserve.serve.service", description=__doc__)
     parser.add_argument("deployment", type=Path, help="a Deployment as JSON")
     parser.add_argument("key", help="the process in it: a site, or SITE-DEVICE")

@@ -375,15 +375,24 @@ def _how(status: int) -> str:
     return f"status {os.WEXITSTATUS(status)}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m airserve.serve.supervising CONFIGURATION.json`; 2 where it cannot start, with one sentence."""
-    given = sys.argv[1:] if arguments is None else arguments
+def supervise(configuration: Configuration) -> int:
+    """Be the supervisor until the service ends; 2 where it cannot start, with one sentence."""
     try:
-        Supervisor(read(Path(given[0]))).run()
+        Supervisor(configuration).run()
     except UserError as error:
         print(f"airserve: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m airserve.serve.supervising CONFIGURATION.json`; 2 where it cannot start, with one sentence."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return supervise(read(Path(given[0])))
+    except UserError as error:
+        print(f"airserve: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

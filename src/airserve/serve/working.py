@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import json
@@ -52,13 +53,22 @@ def run(
     """Serves until SIGTERM; the exit status. `line` leads to the supervisor, `moved` to files that were replaced."""
     import uvloop
 
-    spare = line.dup()  # the loop closes its own
-    try:
-        uvloop.run(_serve(configuration, shared, number, offers, moved, line))
-    except (UserError, OSError) as error:
-        spare.setblocking(True)
-        spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
-        return 2
+    async def serve() -> None:
+        reader, writer = await asyncio.open_connection(sock=line)
+        try:
+            await _serve(configuration, shared, number, offers, moved, (reader, writer))
+        finally:  # with warnings as errors uvloop does not end while it is open
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    with line.dup() as spare:  # the loop closes its own
+        try:
+            uvloop.run(serve())
+        except (UserError, OSError) as error:
+            spare.setblocking(True)
+            spare.sendall(json.dumps({"say": "failed", "error": str(error)}).encode() + b"\n")
+            return 2
     return 0
 
 
@@ -68,14 +78,14 @@ async def _serve(
     number: int,
     offers: Sequence[Offer],
     moved: Mapping[Offer, str],
-    line: socket.socket,
+    line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
 ) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     c, guard = configuration, shared.guard
     service = Service(SiteProcess(c.name, c.host, c.port, 1, ()), shared.table, number)
-    models = Models(service, configuration, await asyncio.open_connection(sock=line))
+    models = Models(service, configuration, line)
     service.models, service.guard = models, guard
     models.prepare(offers, moved)
     models.turn()

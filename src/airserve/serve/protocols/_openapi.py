@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as version_of
 from typing import Any
 
 from airserve.serve.protocols._openapi_camara import ERROR, camara_paths
@@ -189,6 +188,8 @@ def document() -> dict[str, Any]:
         },
     }
     paths |= camara_paths(ERRORS)
+    from importlib.metadata import version as version_of  # brings the parsers of e-mail
+
     return {
         "openapi": "3.1.0",
         "info": {

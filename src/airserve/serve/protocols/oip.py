@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.metadata import version as version_of
 from typing import Any, final
 from urllib.parse import unquote
 
@@ -214,6 +213,8 @@ def _always(value: Any) -> Route:
 
 
 def _server(service: Service, head: Head) -> Respond:
+    from importlib.metadata import version as version_of  # brings the parsers of e-mail
+
     extensions = ["binary_tensor_data", "model_repository", "statistics"]
     return _now(lambda: {"name": "airserve", "version": version_of("airserve"), "extensions": extensions})
 
