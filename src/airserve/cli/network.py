@@ -61,7 +61,10 @@ def simulate(
         ["base station", "power", "sends", "listens"],
         [[s["name"], digits(s["power"]), f"{s['sends']:.1%}", f"{s['listens']:.1%}"] for s in found["base_stations"]],
     )
-    out.print("power is relative: a device's deep sleep draws 1 (TR 38.840), and a base station's (TR 38.864)")
+    out.print(
+        "power is relative: a device's deep sleep draws 1 (TR 38.840), and so does a base station's (TR 38.864)",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
     out.print(f"{outcome.realtime_factor:.0f} times real time; simulated, no packet was sent")
     if html is not None:
         out.print(f"page: {html}", highlight=False, soft_wrap=True)

@@ -114,7 +114,7 @@ def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
     >>> two = Network(cells=(Cell(name="hall", carriers=2),), slices=(Slice(name="all"),),
     ...     sites=(Site(name="mast", kind="edge"),))
     >>> carriers(two, [Flow("big", "all", 1, 9.0, carrier=2), Flow("small", "all", 4, 3.0)])
-    [1, 0, 0, 0, 1]
+    [1, 0, 0, 0, 0]
     """
     if network.cell.carriers == 1:
         return [0] * sum(flow.devices for flow in flows)
