@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import jwt
 import numpy as np
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -26,10 +27,14 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client.parser import text_string_to_metric_families
 
+from airserve.serve import relaying
 from airserve.serve.configuration import Configuration, ConfigurationError
+from airserve.serve.connecting import UpstreamFailed
 from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
 from airserve.serve.protocols._entry import Entry
 from airserve.serve.protocols._head import Head
+from airserve.serve.relaying import Gateway
+from airserve.serve.routes import read
 
 RSA = rsa.generate_private_key(65537, 2048)
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
@@ -75,7 +80,7 @@ def made(tmp_path_factory, graphs):
         one.close()
         return answer.status, text.decode(), dict(answer.getheaders())
 
-    ask.log = folder / "log.txt"
+    ask.log, ask.port = folder / "log.txt", int(re.search(r":(\d+) ", line)[1])
     yield ask, keys
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(15) == 0
@@ -353,3 +358,30 @@ def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):
     assert not guard.lock.hold(os.getpid())
     guard.bury(0, pid)
     assert guard.lock.hold(os.getpid())
+
+
+def test_a_gateway_for_all_passes_keys_on_to_a_site_by_https(made, tmp_path):
+    """It starts beyond loopback, for the site asks for keys; whose certificate is not known, is not asked."""
+    ask, keys = made
+    file = tmp_path / "gateway.yaml"
+    sites = f"routes: {{'*': ['https://127.0.0.1:{ask.port}']}}"
+    file.write_text(f"listen: 0.0.0.0:0\nkeys: sites\nca: {ask.log.with_name('cert.pem')}\n{sites}\n")
+    routes = read(file)
+
+    async def asked(routes, key):
+        gateway = Gateway(routes)
+        await relaying._ask_for_keys(gateway, routes)
+        headers = {b"authorization": f"Bearer {key}".encode()} if key else {}
+        try:
+            return await gateway.answer(Head("GET", b"/v2/models/whole", headers), b"", time.monotonic())
+        finally:
+            gateway.close()
+
+    right, wrong, none = (uvloop.run(asked(routes, key)) for key in (keys["plant"], "as_wrong", ""))
+    assert right.startswith(b"HTTP/1.1 200 ")
+    assert b'"name":"whole"' in right
+    assert wrong.startswith(b"HTTP/1.1 401 ")
+    assert b"www-authenticate: Bearer" in none
+    impatient = replace(routes, ca="", manner=replace(routes.manner, patience_s=0.0))
+    with pytest.raises(UpstreamFailed, match="cannot be asked"):
+        uvloop.run(asked(impatient, keys["plant"]))
