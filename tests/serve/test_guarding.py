@@ -1,5 +1,6 @@
 """Keys, tokens, rates and TLS, as clients meet them at a service of two workers."""
 
+import asyncio
 import datetime
 import hashlib
 import http.client
@@ -376,6 +377,7 @@ def test_a_gateway_for_all_passes_keys_on_to_a_site_by_https(made, tmp_path):
             return await gateway.answer(Head("GET", b"/v2/models/whole", headers), b"", time.monotonic())
         finally:
             gateway.close()
+            await asyncio.sleep(0)
 
     right, wrong, none = (uvloop.run(asked(routes, key)) for key in (keys["plant"], "as_wrong", ""))
     assert right.startswith(b"HTTP/1.1 200 ")

@@ -203,7 +203,10 @@ class Upstream:
 
     def close(self) -> None:
         for connection in self._open:
-            connection.close()
+            if self._tls is None:
+                connection.close()
+            else:  # a farewell takes turns of a loop that may be about to end
+                connection.abort("the connection was closed")
 
     async def _connected(self, deadline_s: float) -> Connection:
         while True:

@@ -261,6 +261,7 @@ async def run(routes: Routes, say: Callable[[str], None]) -> None:
     await stop.wait()
     await asyncio.gather(*(listener.drain(DRAIN_S) for listener in listeners))
     gateway.close()
+    await asyncio.sleep(0.05)  # for the connections and probes that it has ended
 
 
 async def _ask_for_keys(gateway: Gateway, routes: Routes) -> None:
