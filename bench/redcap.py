@@ -26,16 +26,14 @@ def main() -> None:
             "sites": [{"name": "mast", "kind": "edge"}],
         }
     )
-    table = Table("ue", *(f"{load}: {what}" for load in LOADS for what in ("p50 ms", "p99 ms", "PRBs", "power")))
-    for kind in KINDS:
-        row = []
-        for up, down in LOADS.values():
+    table = Table("load", "ue", "p50 ms", "p99 ms", "PRBs", "power")
+    for load, (up, down) in LOADS.items():
+        for kind in KINDS:
             flow = Flow("ask", "all", 20, 10.0, "poisson", site="mast", bytes_up=[up], bytes_down=[down], ue=kind)
             seen = twin.run(hall, [flow], until_s=SECONDS, seed=1)
             used = seen.slices[0]["up" if up > down else "down"]["share_used"]
-            row += [f"{percentile(seen.readings['ask'].latency_ms, q):.1f}" for q in (50, 99)]
-            row += [f"{used:.1%}", f"{seen.power['ask'].mean():.1f}"]
-        table.add_row(kind, *row)
+            times = (f"{percentile(seen.readings['ask'].latency_ms, q):.1f}" for q in (50, 99))
+            table.add_row(load, kind, *times, f"{used:.1%}", f"{seen.power['ask'].mean():.1f}")
     Console(width=120).print(table)
 
 

@@ -122,7 +122,7 @@ def test_the_queue_of_a_link_is_that_of_m_d_1(flat, load):
     bits = 8 * wire_bytes(1000)
     site = {**MAST, "rate_mbps": load and 100 * 10 * bits / load / 1e6}
     flow = ask(site="mast", devices=100, rate_hz=10.0, arrival="poisson", bytes_up=[100], bytes_down=[1000])
-    one = run(hall((site,)), flow, flat=flat(60), until_s=120.0).readings["ask"]
+    one = run(hall((site,)), flow, flat=flat(60), until_s=40.0).readings["ask"]
     service_ms = load / (100 * 10) * 1e3
     came = one.sent_s + 1e-3 * one.ms[:, : one.spans.index(Span("transit", "down", "mast"))].sum(axis=1)
     wait_ms = transit(one, "mast", "down") - 1 - service_ms

@@ -164,6 +164,7 @@ def run(
     radio.edges = [int(marks[0]), int(marks[-1])]
     rules = compiled(network, network.rules, [flow.name for flow in flows], warm_s)
     radio.run(world, rules, 0)  # compile, or load, before the clock is read
+    radio.book(0)
     cpu_s = time.thread_time()
     if control is not None:
         _controlled(network, flows, control, radio, world, warm_s, np.arange(0, until_s, control_s), end)
