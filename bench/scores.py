@@ -1,7 +1,8 @@
 """Every net on every task that makes sense, trained and scored on the test split: python bench/scores.py [--only NET]
 
 What the registry knows is not trained again, so an interrupted run goes on. The table is written to docs/scores.md;
-a task whose data is absent says so in its row. One thread; CPU-seconds are of training alone.
+a task whose data is absent says so in its row. Rows are trained by as many processes as there are cores, one thread
+each; CPU-seconds are of training alone.
 """
 
 import argparse
@@ -9,7 +10,10 @@ import datetime
 import os
 import platform
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +71,14 @@ def main() -> int:
     asked.add_argument("--only", default="", help="rows whose net or task has this in its name; the page stays")
     asked.add_argument("--page", type=Path, default=PAGE)
     asked.add_argument("--known", action="store_true", help="train nothing: a row that was not trained yet says so")
+    asked.add_argument("--processes", type=int, default=os.cpu_count(), help="that train rows side by side")
     given = asked.parse_args()
     registry, lines, kept, cpu_s = Registry(), [], True, 0.0
     extra: list[str] = []
-    for row in ROWS:
-        if given.only and given.only not in f"{row.net} {row.task}":
-            continue
+    rows = [row for row in ROWS if given.only in f"{row.net} {row.task}"]
+    if not given.known and given.processes > 1 and len(rows) > 1:
+        train_apart(rows, given.processes)
+    for row in rows:
         try:
             models = [trained(row, seed, registry, given.known) for seed in range(row.seeds)]
         except UserError as error:
@@ -86,6 +92,24 @@ def main() -> int:
     if not given.only:
         given.page.write_text("\n".join([*head(cpu_s), *lines, *extra, ""]))
     return 0 if kept else 1
+
+
+def train_apart(rows: list[Row], processes: int) -> None:
+    """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as executor:
+        for done in as_completed([executor.submit(train_row, row) for row in rows]):
+            print(done.result(), flush=True)
+
+
+def train_row(row: Row) -> str:
+    """Train all seeds of a row; says which."""
+    started_s = time.monotonic()
+    try:
+        for seed in range(row.seeds):
+            train(row.net, row.task, seed=seed, registry=Registry(), progress=False)
+    except UserError as error:
+        return f"{row.net} {row.task}: {error}"
+    return f"{row.net} {row.task}: trained or known, {time.monotonic() - started_s:.0f} s"
 
 
 def trained(row: Row, seed: int, registry: Registry, known: bool) -> Model:

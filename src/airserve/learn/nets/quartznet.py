@@ -15,19 +15,19 @@ from airserve.learn.spectra import lengths
 from airserve.model import Array
 
 HASTE, THROAT = 0.15, 2  # in training a wave is up to so much slower or faster, and so many bands higher or lower
-PARTS = 4  # of a batch, of rows of like length
+PARTS = 2  # of a batch, of rows of like length
 
 
 @dataclass(frozen=True)
 class Config:
     sampling_hz: int = 8000  # of the wave
     bands: int = 40  # mel bands
-    width: int = 192  # channels
+    width: int = 128  # channels
     kernel: int = 11  # places of 40 ms that a convolution sees
-    layers: int = 5  # residual ones, of two convolutions each
-    dropout: float = 0.2
-    epochs: int = 80
-    batch: int = 16
+    layers: int = 4  # residual ones, of two convolutions each
+    dropout: float = 0.1
+    epochs: int = 60
+    batch: int = 8
     rate: float = 4e-3  # peak learning rate
     decay: float = 1e-2  # weight decay
 
