@@ -82,6 +82,16 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def give_back() -> None:
+    """Give freed memory back to the system (malloc_trim(3)): glibc keeps what was freed below something that lives.
+
+    Without glibc it does nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def open_all_files() -> None:
     """As many open files as the administrator allows: a device takes two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

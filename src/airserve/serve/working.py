@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, final
 from airserve import catalog
 from airserve.contract import SiteProcess, from_plain
 from airserve.errors import UserError
+from airserve.linux import give_back
 from airserve.model import ModelError
 from airserve.serve import offering, recording, tracing
 from airserve.serve.configuration import Configuration, ConfigurationError
@@ -30,6 +31,7 @@ from airserve.serve.served import Served
 from airserve.serve.service import Service
 
 DRAIN_S = 10.0
+FREED_S = 0.5  # after versions were replaced, until their memory goes back to the system
 
 Wrap = Callable[[_http.Answer, _http.Failed], _http.Answer]
 
@@ -224,8 +226,12 @@ class Models:
     def turn(self) -> None:
         """Answer from now on with what was prepared."""
         self._have, self._next = self._next, {}
-        for old in self._service.offer(self._have.values()):
+        gone = self._service.offer(self._have.values())
+        for old in gone:
             old.close()
+        if gone:  # once their last requests are answered
+            loop = asyncio.get_running_loop()
+            loop.call_later(FREED_S, loop.run_in_executor, None, give_back)
 
     async def follow(self, until: str = "") -> None:
         """Does what the supervisor says, until its line ends, or `until` is said.
