@@ -18,7 +18,7 @@ import httptools
 
 from airserve import wire
 from airserve.serve.protocols._head import Head, another_length, repeatable
-from airserve.serve.protocols._pending import Pending
+from airserve.serve.protocols._pending import Pending, Slot
 from airserve.serve.protocols._streaming import LAST, Stream, chunk
 
 HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._row: deque[_Slot | Pending] = deque()
+        self._row: deque[Slot | Pending] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False  # after the answers in the row; nothing more is read
         self._draining = self._full = self._paused = self._lingering = False
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
             elif type(answer) is bytes and not row:
                 answers.append(answer)
             else:
-                self._place(_Slot(head=head), answer)
+                self._place(Slot(head=head), answer)
         if answers and self._transport is not None:
             # What is in the row came after these.
             self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
             head.length = len(body)
             self._headings.append(head)
         head.old = self._parser.get_http_version() == "1.0"
-        slot = _Slot(bare=method == b"HEAD", head=head)
+        slot = Slot(bare=method == b"HEAD", head=head)
         try:
             answer = self._answer(head, body, self._arrived_s)
         except Exception as error:
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
             self._closing = True
             self._transport.close()
 
-    async def _later(self, slot: _Slot, answer: Awaitable[bytes | Stream]) -> None:
+    async def _later(self, slot: Slot, answer: Awaitable[bytes | Stream]) -> None:
         try:
             response = await answer
         except Exception as error:
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
         else:
             self._fill(slot, response)
 
-    async def _pass(self, slot: _Slot, stream: Stream) -> None:
+    async def _pass(self, slot: Slot, stream: Stream) -> None:
         """Sends a stream in its turn, as fast as it is made and read."""
         loop = asyncio.get_running_loop()
         old = slot.head is not None and slot.head.old
@@ -321,7 +321,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def _place(self, slot: _Slot, answer: Given) -> None:
+    def _place(self, slot: Slot, answer: Given) -> None:
         """Puts an answer into the row, where it is there already or when it is."""
         self._row.append(slot)
         if isinstance(answer, bytes):
@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
             task.add_done_callback(self._tasks.discard)
             self._throttle()
 
-    def _fill(self, slot: _Slot, response: bytes) -> None:
+    def _fill(self, slot: Slot, response: bytes) -> None:
         slot.response = response[: response.index(b"\r\n\r\n") + 4] if slot.bare else response
         self._flush()
 
@@ -379,7 +379,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
-        slot = _Slot(lingers=True)
+        slot = Slot(lingers=True)
         self._row.append(slot)
         self._fill(slot, wire.error_response(status, sentence, close=True))
 
@@ -400,17 +400,3 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._header_bytes = self._body_bytes = self._fed_bytes = 0
         self._plain = True  # no header was given twice
-
-
-@final
-class _Slot:
-    """A request's place in the row of answers."""
-
-    __slots__ = ("bare", "head", "lingers", "response", "turn")
-
-    def __init__(self, *, bare: bool = False, lingers: bool = False, head: Head | None = None) -> None:
-        self.response: bytes | None = None
-        self.turn: asyncio.Future[None] | None = None  # to be sent, for a stream
-        self.head = head
-        self.bare = bare  # an answer to HEAD has no body
-        self.lingers = lingers

@@ -1,14 +1,17 @@
-"""An answer that is there by the end of this turn of the loop: neither a task nor a future is made for it."""
+"""Places in a connection's row of answers."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, final
+
+from airserve.serve.protocols._head import Head
 
 
 @final
 class Pending:
-    """A request's place in its connection's row of answers, until `settle` is given the response."""
+    """The place of an answer that is there by the end of this turn of the loop: neither a task nor a future is made."""
 
     __slots__ = ("_changes", "response", "settled")
 
@@ -34,3 +37,17 @@ class Pending:
         self.response = response
         if self.settled is not None:
             self.settled(self)
+
+
+@final
+class Slot:
+    """A request's place in its connection's row, for an answer that is there at once, or later, or is a stream."""
+
+    __slots__ = ("bare", "head", "lingers", "response", "turn")
+
+    def __init__(self, *, bare: bool = False, lingers: bool = False, head: Head | None = None) -> None:
+        self.response: bytes | None = None
+        self.turn: asyncio.Future[None] | None = None  # to be sent, for a stream
+        self.head = head
+        self.bare = bare  # an answer to HEAD has no body
+        self.lingers = lingers
