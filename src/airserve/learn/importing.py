@@ -25,7 +25,7 @@ KINDS = (
     "an .onnx file, a .keras file, a .skops file of scikit-learn, FILE.py:FUNCTION that returns a torch module and an "
     "example, a .pt2 program, or a folder with config.json and model.safetensors"
 )
-PRETRAINED = {"efficientnet-lite0": "photos"}  # net: the task that gives its samples
+PRETRAINED = {"efficientnet-lite0": "photos", "mtcnn": "photos"}  # net: the task that gives its samples
 
 
 def import_model(
@@ -163,8 +163,9 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
 def import_pretrained(net: str, *, registry: Registry, name: str | None = None, fresh: bool = False) -> Model:
     """A net with its published weights, behind its sensor. The score is `agreement` with itself: 1 by definition.
 
-    There are no labels: its samples are crops of real photographs, as JPEG. A known Model is taken unless `fresh`.
-    Raises `UserError` when a package is absent.
+    There are no labels: its samples are crops of real photographs, as JPEG. A net of several parts becomes several
+    Models, the first of which is given. A known Model is taken unless `fresh`. Raises `UserError` when a package is
+    absent.
     """
     if net not in PRETRAINED:
         raise Unknown("net with published weights", net, sorted(PRETRAINED))
@@ -172,11 +173,26 @@ def import_pretrained(net: str, *, registry: Registry, name: str | None = None, 
     data = hashlib.sha256(b"".join(samples.encoded or ())).hexdigest()
     recipe = hashlib.sha256(json.dumps(["import", RECIPE, net, data]).encode()).hexdigest()
     known = registry.trained(recipe)
-    if known and known.name == (name or net) and not fresh:
+    if known and known.name.removesuffix("-proposal") == (name or net) and not fresh:
         return known
 
-    from airserve.learn.exporting import export
+    from airserve.learn.exporting import export, export_graph
 
+    if net == "mtcnn":
+        from airserve.learn import mtcnn
+        from airserve.learn.training import register
+
+        states = mtcnn.weights()
+        files = {part: export_graph(graph) for part, graph in mtcnn.graphs(states).items()}
+        lineage = {
+            "net": net,
+            "weights": mtcnn.SOURCE,
+            "task": PRETRAINED[net],
+            "data": data,
+            "recipe": recipe,
+            "parameters": sum(weight.numel() for state in states.values() for weight in state.values()),
+        }
+        return register(name or net, files, samples, {"agreement": 1.0}, lineage, registry)
     module = nets[net]
     learned = module.build(module.Config())
     learned.load_state_dict(module.weights(), strict=True)
