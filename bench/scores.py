@@ -87,7 +87,7 @@ def main() -> int:
             lines.append(line(row, models))
             kept = kept and reached(row, models) is not False
             cpu_s += sum(model.lineage["cpu_s"] for model in models)
-            extra += further(row, models[0])
+            extra += further(row, models[0], registry, given.page)
         print(lines[-1], flush=True)
     if not given.only:
         given.page.write_text("\n".join([*head(cpu_s), *lines, *extra, ""]))
@@ -150,13 +150,23 @@ def reached(row: Row, models: list[Model]) -> bool | None:
     return metric.beats(mean, row.reach) and max(model.lineage["cpu_s"] for model in models) <= row.most_cpu_s
 
 
-def further(row: Row, model: Model) -> list[str]:
+def sheet(model: Model, registry: Registry, page: Path) -> list[str]:
+    """Pictures that a Model made, beside the page; nothing of one that made none."""
+    if "sheet" not in model.lineage:
+        return []
+    file = page.with_name(f"{model.name.rpartition('-')[0]}.png")
+    file.write_bytes((registry.home / model.lineage["sheet"]).read_bytes())
+    return ["", f"![128 pictures that {model.name} made]({file.name})"]
+
+
+def further(row: Row, model: Model, registry: Registry, page: Path) -> list[str]:
     """What one number does not say: recall of each class, groups of people, ten best films."""
     module, engine = tasks[row.task], Engine(model.path)
     data = module.load()
     if data.answer != "row":
         others = [f"{name} {score:.4f}" for name, score in model.scores.items() if name != data.metric.name]
-        return ["", f"{row.net} on {row.task}: {', '.join(others)}."] if others else []
+        said = ["", f"{row.net} on {row.task}: {', '.join(others)}."] if others else []
+        return [*said, *sheet(model, registry, page)]
     if hasattr(module, "recall_at_ten"):
         users, films = data.ids
         pairs = np.stack(np.meshgrid(np.arange(films), np.arange(users)), axis=-1)[..., ::-1].astype(np.int32)
