@@ -20,6 +20,7 @@ from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.fitting import learn
 from airserve.learn.preparing import build, load_task, preprocess
 from airserve.learn.recipe import digest, read_net
+from airserve.linux import die_with_parent
 from airserve.model import ModelError
 
 BACKEND = "ddp_spawn"  # a fork of a process that has computed gradients does not compute
@@ -30,7 +31,8 @@ def spread(
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Train a net for a task in so many processes; the learning curve and the scores. `module` gets the weights.
 
-    The processes end with this one, however it ends: at Ctrl-C too. Raises the `UserError` that they meet.
+    The processes end with this one, however it ends: at Ctrl-C, and when it is killed. Raises the `UserError` that
+    they meet.
     """
     fabric = Fabric(accelerator="cpu", devices=devices, strategy=BACKEND, precision=precision)
     quiet()
@@ -55,6 +57,8 @@ def spread(
 def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path, result: Path) -> None:
     """What each process does: the steps from the data to the test, on one thread; the first says what was found."""
     quiet()
+    if parent := multiprocessing.parent_process():
+        die_with_parent(parent.pid or 0)
     torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
