@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from airserve.catalog import nets, tasks
-from airserve.learn import recipe, training
+from airserve.learn import preparing, recipe, training
 from airserve.learn.exporting import Graph, export_graph
 from airserve.learn.metrics import Metric
 from airserve.learn.tasks import Baseline, Data, Split
@@ -110,9 +110,10 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """A net and a task that are in no file."""
     net = SimpleNamespace(Config=Config, build=lambda config, form: Pair())
     task = SimpleNamespace(load=load, assess=assess, baseline=lambda data: Baseline("zero", 3.0))
-    for module in (training, recipe):
+    for module in (preparing, recipe):
         monkeypatch.setattr(module, "nets", {**nets, "pair": net})
-    monkeypatch.setattr(training, "tasks", {**tasks, "cloud": task})
+    for module in (preparing, training):
+        monkeypatch.setattr(module, "tasks", {**tasks, "cloud": task})
 
 
 @pytest.mark.usefixtures("pair")
