@@ -108,7 +108,7 @@ def divided(texts: Sequence[str]) -> list[Array]:
     """Rows of the train, the validation and the test split; those that hang together stay so.
 
     >>> [part.tolist() for part in divided(["one", "press one to go", "one", "now press one to stay"])]
-    [[], [0, 2, 1, 3], []]
+    [[], [1, 3, 0, 2], []]
     """
     groups = together(texts)
     held = [groups[k] for k in np.random.default_rng(0).permutation(len(groups)) if len(groups[k]) <= LARGEST]
