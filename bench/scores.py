@@ -90,7 +90,7 @@ def main() -> int:
             extra += further(row, models[0], registry, given.page)
         print(lines[-1], flush=True)
     if not given.only:
-        given.page.write_text("\n".join([*head(cpu_s), *lines, *extra, ""]))
+        given.page.write_text("\n".join([*head(cpu_s, given.known), *lines, *extra, ""]))
     return 0 if kept else 1
 
 
@@ -196,13 +196,14 @@ def fairness(row: Row, found: Array, labels: Array, groups: dict[str, Array]) ->
     return lines
 
 
-def head(cpu_s: float) -> list[str]:
+def head(cpu_s: float, known: bool) -> list[str]:
     names = [text for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")]
     machine = names[0].partition(": ")[2] if names else platform.processor()
+    how = "Of Models that were trained before, row by row (`--known`), written" if known else "Made by `make scores`"
     return [
         "# Scores",
         "",
-        f"Made by `make scores` on {datetime.date.today()}, {os.cpu_count()} virtual cores of {machine}, "
+        f"{how} on {datetime.date.today()}, {os.cpu_count()} virtual cores of {machine}, "
         f"{cpu_s:,.0f} CPU-seconds of training in all, one thread each; other work beside it costs CPU-seconds too. "
         "Seeds 0, 1, 2 where three scores stand, else seed 0. The test split is touched once, after training.",
         "",
