@@ -9,7 +9,8 @@ import torch
 from scipy.signal import stft
 
 from airserve.learn import synthesis
-from airserve.learn.nets.ds_cnn import LogMel, masked, shifted
+from airserve.learn.hearing import LogMel, masked
+from airserve.learn.nets.ds_cnn import shifted
 from airserve.learn.spectra import FLOOR, hann, kernels, log_mel, mel, triangles
 from airserve.learn.synthesis import Saying
 from airserve.learn.tasks import TaskError, speech_words

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airserve.learn.exporting import Graph, Sense
+from airserve.learn.hearing import LogMel, masked
 from airserve.learn.losses import connectionist
 from airserve.learn.nets import Form
-from airserve.learn.nets.ds_cnn import LogMel, masked
 from airserve.learn.spectra import lengths
 from airserve.model import Array
 
