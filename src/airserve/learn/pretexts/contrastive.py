@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from airserve.learn.losses import contrast
 from airserve.learn.nets import Form
+from airserve.learn.pretexts import unfit
 from airserve.model import ModelError
 
 LEAST, MOST = 0.4, 1.0  # side of the part that a view shows, of the picture's
@@ -31,7 +32,8 @@ def build(config: Config, net: nn.Module, form: Form) -> nn.Module:
 
     Raises `ModelError` for other inputs, and for a net whose last layer is not a linear one named `answer`.
     """
-    form.channels("contrastive pre-training")
+    if form.ids or len(form.shape) not in (2, 3):
+        raise unfit("contrastive", "pictures", form)
     if not isinstance(getattr(net, "answer", None), nn.Linear):
         raise ModelError(
             f"contrastive pre-training needs a net with a linear last layer; {type(net).__name__} has none."

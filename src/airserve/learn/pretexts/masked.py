@@ -12,6 +12,7 @@ from airserve.learn.balancing import UNKNOWN
 from airserve.learn.forcing import shortened
 from airserve.learn.losses import cross_entropy
 from airserve.learn.nets import Form
+from airserve.learn.pretexts import unfit
 from airserve.model import ModelError
 
 ASKED = 0.15  # part of a text's words that are asked for
@@ -29,12 +30,13 @@ class Config:
 
 def build(config: Config, net: Any, form: Form) -> nn.Module:
     """What is learnt from texts. Raises `ModelError` for other inputs, and for a net without states of words."""
-    words = form.words("masked pre-training")
+    if len(form.ids) != 1:
+        raise unfit("masked", "texts", form)
     if not hasattr(net, "states"):
         raise ModelError(
             f"masked pre-training needs a net with states of words, transformer; {type(net).__name__} has none."
         )
-    return Masked(net, words)
+    return Masked(net, form.ids[0])
 
 
 class Masked(nn.Module):
