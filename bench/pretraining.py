@@ -39,7 +39,8 @@ class Found:
     metric: str
     without: float
     with_: float
-    cpu_s: tuple[float, float]  # of training: without, with; pre-training is in the latter
+    cpu_s: tuple[float, float]  # of training alone: without, with
+    before_s: float  # CPU-seconds of pre-training, once for all shares; nan of a Model from before they were told apart
 
 
 def main() -> int:
@@ -53,12 +54,13 @@ def main() -> int:
     if given.json:
         print(json.dumps([asdict(each) for each in found], indent=1))
         return 0
-    print("| net | task | pretext | labels | without | with | gain | CPU-s without, with |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| net | task | pretext | labels | without | with | gain | CPU-s without, with | pre-training |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for each in found:
         print(
             f"| {each.net} | {each.task} | {each.pretext} | {each.share:.0%} ({each.labels:,}) | {each.without:.4f} "
-            f"| {each.with_:.4f} | {each.with_ - each.without:+.4f} | {each.cpu_s[0]:.3g}, {each.cpu_s[1]:.3g} |"
+            f"| {each.with_:.4f} | {each.with_ - each.without:+.4f} | {each.cpu_s[0]:.3g}, {each.cpu_s[1]:.3g} "
+            f"| {each.before_s:.3g} |"
         )
     return 0
 
@@ -68,10 +70,11 @@ def compare(row: Row, share: float) -> Found:
     net, registry = f"{row.net},labels={share:g}", Registry()
     plain, better = (train(each, row.task, registry=registry) for each in (net, f"{net},pretrain={row.pretext}"))
     metric = next(iter(plain.scores))
+    before = better.lineage.get("pretrained", {})
     labels = round(share * plain.lineage["rows"]["train"])
     return Found(
         row.net, row.task, row.pretext, share, labels, metric, plain.scores[metric], better.scores[metric],
-        (plain.lineage["cpu_s"], better.lineage["cpu_s"]),
+        (plain.lineage["cpu_s"], better.lineage["cpu_s"]), before.get("cpu_s", float("nan")),
     )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def main() -> int:
     asked.add_argument("--processes", type=int, default=os.cpu_count(), help="that train rows side by side")
     given = asked.parse_args()
     registry, lines, kept, cpu_s = Registry(), [], True, 0.0
+    pretrained: dict[str, float] = {}  # weights that several rows may have taken
     extra: list[str] = []
     rows = [row for row in ROWS if given.only in f"{row.net} {row.task}"]
     if not given.known and given.processes > 1 and len(rows) > 1:
@@ -87,10 +88,12 @@ def main() -> int:
             lines.append(line(row, models))
             kept = kept and reached(row, models) is not False
             cpu_s += sum(model.lineage["cpu_s"] for model in models)
+            found = [model.lineage["pretrained"] for model in models if "pretrained" in model.lineage]
+            pretrained |= {each["weights"]: each["cpu_s"] for each in found}
             extra += further(row, models[0], registry, given.page)
         print(lines[-1], flush=True)
     if not given.only:
-        given.page.write_text("\n".join([*head(cpu_s, given.known), *lines, *extra, ""]))
+        given.page.write_text("\n".join([*head(cpu_s + sum(pretrained.values()), given.known), *lines, *extra, ""]))
     return 0 if kept else 1
 
 
@@ -137,7 +140,7 @@ def line(row: Row, models: list[Model]) -> str:
     return (
         f"| {row.net} | {row.task} | {metric.name} {', '.join(f'{score:.4f}' for score in scores)} "
         f"| {f'{aim}: {verdict}' if aim else ''} | {beat} "
-        f"| {facts['parameters']:,} | {', '.join(format(m.lineage['cpu_s'], '.3g') for m in models)} |"
+        f"| {facts['parameters']:,} | {', '.join(format(whole_s(model), '.3g') for model in models)} |"
     )
 
 
@@ -147,7 +150,12 @@ def reached(row: Row, models: list[Model]) -> bool | None:
         return None
     metric = Metric(row.of) if row.of else tasks[row.task].load().metric
     mean = float(np.mean([model.scores[metric.name] for model in models]))
-    return metric.beats(mean, row.reach) and max(model.lineage["cpu_s"] for model in models) <= row.most_cpu_s
+    return metric.beats(mean, row.reach) and max(map(whole_s, models)) <= row.most_cpu_s
+
+
+def whole_s(model: Model) -> float:
+    """CPU-seconds of a Model's training and of the pre-training that its weights began with."""
+    return float(model.lineage["cpu_s"] + model.lineage.get("pretrained", {}).get("cpu_s", 0.0))
 
 
 def sheet(model: Model, registry: Registry, page: Path) -> list[str]:

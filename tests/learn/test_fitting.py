@@ -11,14 +11,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from airserve.catalog import nets
-from airserve.learn import fitting
+from airserve.learn import fitting, stepping
 from airserve.learn.checkpoints import Checkpoint
 from airserve.learn.exporting import export
-from airserve.learn.fitting import Learner, initialise, take_step
+from airserve.learn.fitting import initialise
 from airserve.learn.metrics import ACCURACY
 from airserve.learn.nets import Form
 from airserve.learn.preparing import Prepared, preprocess
 from airserve.learn.recipe import Options
+from airserve.learn.stepping import Learner, take_step
 from airserve.learn.tasks import Data, Split
 from airserve.learn.training import train
 from airserve.model import Engine, Model, ModelError
@@ -51,13 +52,13 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch:
 
 
 def test_a_divergence_says_where_and_keeps_the_last_good_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, step = [], fitting.take_step
+    steps, step = [], stepping.take_step
 
     def poisoned(*given: object) -> Tensor:
         steps.append(1)
         return step(*given) * (float("nan") if len(steps) == 49 + 30 else 1.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting, "take_step", poisoned)
+    monkeypatch.setattr(stepping, "take_step", poisoned)
     with pytest.raises(ModelError, match=r"its loss is nan at step 30 of epoch 2.*\.pt holds epoch 1") as caught:
         train(NET, "digits", registry=Registry(tmp_path), progress=False)
     (kept,) = (tmp_path / "checkpoints").iterdir()

@@ -37,9 +37,13 @@ def test_every_pretext_moves_the_net_and_refuses_what_it_cannot_read(name: str) 
     loss.backward()
     moved = [key for key, weight in net.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0]
     assert len(moved) >= len(list(net.parameters())) - 2  # all but the last layer's weight and bias
-    other = Form((5, 5), 2) if form.ids else Form((5,), 2, ids=(9,))
-    with pytest.raises(ModelError, match=name):
-        pretexts[name].build(config, net, other)
+    others = {Form((5, 5), 2): "pretrain=contrastive", Form((5,), 2, ids=(9,)): "pretrain=masked"}
+    others |= {Form((5,), 2): "leave pretrain out", Form((2,), 1, ids=(9, 9)): "leave pretrain out"}
+    refused = [(other, instead) for other, instead in others.items() if name not in instead]
+    assert len(refused) == 3
+    for other, instead in refused:
+        with pytest.raises(ModelError, match=rf"^{name} pre-training takes \w+, not .*; .*{instead}"):
+            pretexts[name].build(config, net, other)
 
 
 def test_contrast_is_its_sum_over_all_pairs() -> None:
@@ -146,7 +150,9 @@ def test_weights_are_found_once_and_the_same_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(pretraining, "fit", lambda *_: pytest.fail("it pre-trains again"))
     kept = train(f"{net},labels=0.2", "digits", registry=one, progress=False)
     assert kept.digest == found.digest != first.digest
-    assert kept.lineage["cpu_s"] > 0
+    assert kept.lineage["pretrained"] == first.lineage["pretrained"]  # the same weights, paid once
+    assert found.lineage["pretrained"]["weights"] == first.lineage["pretrained"]["weights"]
+    assert all(each.lineage["pretrained"]["cpu_s"] > 0 for each in (first, found))
 
 
 def test_what_cannot_be_pretrained_is_refused(registry: Registry) -> None:

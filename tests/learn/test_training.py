@@ -13,10 +13,11 @@ from airserve.catalog import nets
 from airserve.errors import UserError
 from airserve.learn import fitting
 from airserve.learn.exporting import export
-from airserve.learn.fitting import Learner, fit, initialise, take_step, validate
+from airserve.learn.fitting import fit, initialise, validate
 from airserve.learn.metrics import ACCURACY
 from airserve.learn.nets import Form
 from airserve.learn.preparing import Prepared, preprocess
+from airserve.learn.stepping import Learner, take_step
 from airserve.learn.tasks import Data, digits
 from airserve.learn.training import train
 from airserve.model import Engine, Model, ModelError, load_samples

@@ -10,9 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from airserve.learn.fitting import initialise, take_step
+from airserve.learn.fitting import initialise
 from airserve.learn.preparing import Prepared, build
 from airserve.learn.recipe import Options, read_net
+from airserve.learn.stepping import take_step
 from airserve.model import ModelError
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}

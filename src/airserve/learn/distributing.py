@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import tempfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from airserve.errors import UserError
 from airserve.learn.checkpoints import Checkpoint
-from airserve.learn.fitting import learn
+from airserve.learn.fitting import Learnt, learn
 from airserve.learn.preparing import build, load_task, preprocess
 from airserve.learn.recipe import digest, read_net
 from airserve.linux import die_with_parent
@@ -28,8 +29,8 @@ BACKEND = "ddp_spawn"  # a fork of a process that has computed gradients does no
 
 def spread(
     devices: int, precision: str, net: str, task: str, seed: int, progress: bool, home: Path, module: nn.Module
-) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Train a net for a task in so many processes; the learning curve and the scores. `module` gets the weights.
+) -> Learnt:
+    """Train a net for a task in so many processes. `module` gets the weights.
 
     The processes end with this one, however it ends: at Ctrl-C, and when it is killed. Raises the `UserError` that
     they meet.
@@ -51,7 +52,7 @@ def spread(
     if said := found.get("error"):
         raise ModelError(said)
     module.load_state_dict(found["weights"])
-    return found["curve"], found["scores"]
+    return Learnt(found["curve"], found["scores"], found["pretrained"])
 
 
 def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path, result: Path) -> None:
@@ -71,15 +72,15 @@ def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: P
 
 
 def learn_alone(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path) -> dict[str, Any]:
-    """Steps 1 to 6 in a process that starts with nothing: weights, learning curve and scores."""
+    """Steps 1 to 6 in a process that starts with nothing: weights, and what is known of them."""
     name, config, options = read_net(net)
     data = load_task(task)
     recipe = digest(name, config, options, task, data.fingerprint, seed)
     prepared = preprocess(data)
     module = build(name, config, prepared, data.answer)
     checkpoint = Checkpoint(home / "checkpoints" / f"{recipe}.pt", recipe)
-    curve, scores = learn(fabric, module, config, prepared, seed, options, progress, checkpoint)
-    return {"weights": module.state_dict(), "curve": curve, "scores": scores}
+    learnt = learn(fabric, module, config, prepared, seed, options, progress, checkpoint)
+    return {"weights": module.state_dict(), **asdict(learnt)}
 
 
 def check_devices(devices: int, batch: int) -> None:

@@ -1,7 +1,7 @@
 """Fitting: the third to the sixth step of training, from weights drawn to a net that was tested."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +21,20 @@ from airserve.learn.pretraining import pretrain
 from airserve.learn.recipe import Options
 from airserve.learn.reinforcement import play_and_learn
 from airserve.learn.schedules import OneCycle
+from airserve.learn.stepping import PLAIN, Learner, take_steps
 from airserve.model import ModelError
 from airserve.progress import bar
 
 PATIENCE = 5  # epochs without a better validation loss after which training stops
-PLAIN = Options()  # no option
-LOOK = 20  # steps after which the loss is looked at
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is known of a net that was trained."""
+
+    curve: list[dict[str, float]]  # by epoch
+    scores: dict[str, float]  # on the test split; empty where the task finds them from the exported graphs
+    pretrained: dict[str, Any]  # which weights a pretext found and the CPU-seconds it took; empty without one
 
 
 def learn(
@@ -39,57 +47,22 @@ def learn(
     progress: bool,
     checkpoint: Checkpoint | None,
     games: Callable[[int], Any] | None = None,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games: learning curve and scores.
+) -> Learnt:
+    """Steps 3 to 6, from weights drawn to a tested net, by play where there are games.
 
-    The curve's CPU-seconds are with those of pre-training.
+    The curve's CPU-seconds are without those of pre-training.
     """
     labelled = few(prepared, options.labels, seed) if options.labels else prepared
     learner = initialise(fabric, module, config, labelled, seed, options)
+    pretrained: dict[str, Any] = {}
     if games is None:
-        folder = checkpoint.path.parent if checkpoint else None
-        pretrains = options.pretrain != "none"
-        before_s = pretrain(fabric, module, options.pretrain, prepared, seed, progress, folder) if pretrains else 0.0
+        if options.pretrain != "none":
+            folder = checkpoint.path.parent if checkpoint else None
+            pretrained = pretrain(fabric, module, options.pretrain, prepared, seed, progress, folder)
         curve = fit(fabric, learner, labelled, config, seed, progress, checkpoint)
-        curve = [{**each, "cpu_s": round(each["cpu_s"] + before_s, 2)} for each in curve]
     else:
         curve = play_and_learn(fabric, learner, games, config, seed, progress)
-    return curve, test(fabric, learner, prepared)
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What learns: the net, wrapped for its device, what it makes small, and the rule that changes it."""
-
-    module: nn.Module
-    wrapped: Any  # the same, in the precision and on the device of fabric
-    optimizer: Any
-    schedule: Any
-    loss: Loss = cross_entropy
-    options: Options = PLAIN
-
-    def cost(self, fabric: Fabric, module: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What is made small, shape (), and the net's outputs; None of a net that has an objective of its own."""
-        if hasattr(self.module, "objective"):
-            with fabric.autocast():
-                return module.objective(inputs, labels), None
-        outputs = module(inputs)
-        return self.loss(outputs, labels), outputs
-
-    def state(self) -> dict[str, Any]:
-        """All that a later step depends on, the order of the rows aside."""
-        return {
-            "weights": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"])
+    return Learnt(curve, test(fabric, learner, prepared), pretrained)
 
 
 def initialise(
@@ -152,8 +125,7 @@ def fit(
     steps = steps_per_epoch(prepared, config.batch)
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
-    alone = fabric.world_size == 1
-    seldom = rare(labels, prepared.form.outputs) if learner.options.vary else torch.zeros(0)
+    seldom = rare(labels, prepared.form.outputs) if learner.options.vary else None
     keeps_last = getattr(learner.module, "keeps_last", False)
     if checkpoint and (state := checkpoint.load()):
         try:
@@ -162,33 +134,30 @@ def fit(
             curve, best = state["curve"], state["best"]
         except (KeyError, RuntimeError, TypeError, ValueError):  # RuntimeError: torch's, of weights of other shapes
             raise ModelError(f"the checkpoint {checkpoint.path} does not fit this net; delete it.") from None
-    started_s = time.process_time() - (curve[-1]["cpu_s"] if curve else 0.0)
+    started_s, before_s = time.process_time(), curve[-1]["cpu_s"] if curve else 0.0
     with bar(f"epoch {len(curve) + 1} of {config.epochs}", config.epochs * steps, wanted=progress, stays=True) as done:
         done.to(len(curve) * steps)
         for epoch in range(len(curve), config.epochs):
             if exhausted(curve) and not keeps_last:
                 break
-            learner.module.train()
             rows = torch.cat([draw_rows(labels, prepared, learner.options, order) for _ in range(prepared.passes)])
             rows = rows.to(fabric.device)
-            seen = torch.zeros(steps, device=fabric.device)
-            for step in range(steps):
-                chosen = rows[step * config.batch : (step + 1) * config.batch][fabric.global_rank :: fabric.world_size]
-                taken = inputs[chosen]
-                if learner.options.vary:
-                    taken = vary(taken, seldom[labels[chosen]], learner.options.vary, order)
-                seen[step] = take_step(fabric, learner, taken, labels[chosen])
-                if step % LOOK == 0 or step == steps - 1:
-                    whole = seen[: step + 1] if alone else fabric.all_reduce(seen[: step + 1], reduce_op="mean")
-                    refuse_divergence(whole, epoch, curve, config.rate, checkpoint)
-                    done.to(
-                        epoch * steps + step + 1, text=f"epoch {epoch + 1} of {config.epochs}  loss {whole.mean():.3f}"
-                    )
+            kept = f"; {checkpoint.path} holds epoch {len(curve)}" if checkpoint and curve else ""
+            mean = take_steps(
+                fabric,
+                learner,
+                batches(fabric, inputs, labels, rows.split(config.batch)[:steps], seldom, learner.options.vary, order),
+                steps,
+                epoch,
+                done,
+                f"epoch {epoch + 1} of {config.epochs}",
+                f"give a lower rate than {config.rate}, or clip=1{kept}",
+            )
             loss, scores = fabric.broadcast(validate(fabric, learner, prepared))
             spent_s = time.process_time() - started_s
-            if not alone:
+            if fabric.world_size > 1:
                 spent_s = float(fabric.all_reduce(torch.tensor(spent_s), reduce_op="sum"))
-            curve.append({"train_loss": whole.mean().item(), "loss": loss, **scores, "cpu_s": round(spent_s, 2)})
+            curve.append({"train_loss": mean, "loss": loss, **scores, "cpu_s": round(before_s + spent_s, 2)})
             said = "".join(f"  {name} {score:.4f}" for name, score in scores.items())
             done.by(0, f"epoch {epoch + 1} of {config.epochs}  loss {loss:.3f}{said}")
             if np.isfinite(loss) if keeps_last else loss == min(each["loss"] for each in curve):
@@ -199,6 +168,22 @@ def fit(
         raise ModelError(f"training diverged, its validation loss is {curve[-1]['loss']}: lower rate={config.rate}.")
     learner.module.load_state_dict(best)
     return curve
+
+
+def batches(
+    fabric: Fabric,
+    inputs: Tensor,
+    labels: Tensor,
+    rows: Sequence[Tensor],
+    seldom: Tensor | None,
+    amount: float,
+    order: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each batch the rows that are this process's; those of `seldom` classes, bool (classes,), are varied."""
+    for row in rows:
+        chosen = row[fabric.global_rank :: fabric.world_size]
+        taken, wanted = inputs[chosen], labels[chosen]
+        yield taken if seldom is None else vary(taken, seldom[wanted], amount, order), wanted
 
 
 def draw_rows(labels: Tensor, prepared: Prepared, options: Options, order: torch.Generator) -> Tensor:
@@ -212,53 +197,6 @@ def exhausted(curve: Sequence[dict[str, float]]) -> bool:
     """Whether the validation loss has not improved for `PATIENCE` epochs."""
     losses = [each["loss"] for each in curve]
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
-
-
-def refuse_divergence(
-    seen: Tensor, epoch: int, curve: Sequence[dict[str, float]], rate: float, checkpoint: Checkpoint | None
-) -> None:
-    """Raises `ModelError` that names the first step of an epoch whose loss is no number."""
-    if torch.isfinite(seen[-LOOK:]).all():
-        return
-    step = int(torch.isfinite(seen).logical_not().nonzero()[0])
-    kept = f"; {checkpoint.path} holds epoch {len(curve)}" if checkpoint and curve else ""
-    raise ModelError(
-        f"training diverged, its loss is {seen[step].item()} at step {step + 1} of epoch {epoch + 1}: "
-        f"give a lower rate than {rate}, or clip=1{kept}."
-    )
-
-
-def take_step(fabric: Fabric, learner: Learner, inputs: Tensor, labels: Tensor) -> Tensor:
-    """One step of the optimizer on a batch, computed in parts if wanted; the mean loss before it, shape ()."""
-    options = learner.options
-    learner.optimizer.zero_grad()
-    if options.accumulate == 1 and not options.lasso and not options.clip:  # no detour costs a small net a tenth
-        loss = learner.cost(fabric, learner.wrapped, inputs, labels)[0]
-        backward(fabric, learner, loss)
-        learner.optimizer.step()
-        learner.schedule.step()
-        return loss.detach()
-    total = torch.zeros((), device=inputs.device)
-    for part, wanted in zip(inputs.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True):
-        loss = learner.cost(fabric, learner.wrapped, part, wanted)[0] * (len(wanted) / len(labels))
-        if options.lasso:
-            sizes = sum(weight.abs().sum() for weight in learner.module.parameters() if weight.ndim > 1)
-            loss = loss + options.lasso * sizes * (len(wanted) / len(labels))
-        backward(fabric, learner, loss)
-        total += loss.detach()
-    if options.clip:
-        nn.utils.clip_grad_norm_(learner.module.parameters(), options.clip)
-    learner.optimizer.step()
-    learner.schedule.step()
-    return total
-
-
-def backward(fabric: Fabric, learner: Learner, loss: Tensor) -> None:
-    """The gradients of a loss, by Fabric where it has wrapped the net."""
-    if learner.wrapped is learner.module:
-        loss.backward()
-    else:
-        fabric.backward(loss)
 
 
 def validate(fabric: Fabric, learner: Learner, prepared: Prepared) -> tuple[float, dict[str, float]]:

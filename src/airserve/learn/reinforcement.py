@@ -1,6 +1,6 @@
 """Reinforcement: a net learns a game by playing it, in rounds: play side by side, then learn from what was played.
 
-Schulman et al. 2017, arXiv:1707.06347, with the steps of fitting.py; advantages as Schulman et al. 2016,
+Schulman et al. 2017, arXiv:1707.06347, with the steps of stepping.py; advantages as Schulman et al. 2016,
 arXiv:1506.02438.
 """
 
@@ -16,7 +16,7 @@ from airserve.progress import bar
 if TYPE_CHECKING:  # a task that is played needs no torch to be listed
     from lightning_fabric import Fabric
 
-    from airserve.learn.fitting import Learner
+    from airserve.learn.stepping import Learner
 
 SEED_OF_EPISODES = 1_000_000  # scored games begin from other states than those of learning
 SEED_OF_VALIDATION = 2_000_000  # and those by which the best round is chosen from others again
@@ -34,7 +34,7 @@ def play_and_learn(
     """
     import torch
 
-    from airserve.learn.fitting import refuse_divergence, take_step
+    from airserve.learn.stepping import refuse_divergence, take_step
 
     draws = torch.Generator().manual_seed(seed)
     games, judging = environment(config.games), environment(JUDGED)
@@ -75,7 +75,7 @@ def play_and_learn(
                 whole = order[: max(len(order) // config.batch, 1) * config.batch]
                 seen += [take_step(fabric, learner, inputs[rows], labels[rows]) for rows in whole.split(config.batch)]
             losses = torch.stack(seen)
-            refuse_divergence(losses, epoch, curve, config.rate, None)
+            refuse_divergence(losses, epoch, f"give a lower rate than {config.rate}, or clip=1")
             learner.module.eval()
             mean = float(episodes(surest, judging, JUDGED, SEED_OF_VALIDATION)[0].mean())
             if mean >= best_mean:

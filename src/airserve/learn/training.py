@@ -75,11 +75,11 @@ def train(
                 raise ModelError(f"{task} is played in one process on one thread; leave devices and threads out.")
             chosen, measured_ms = choose_threads(threads, net, prepared, data.answer)
             if devices > 1:
-                curve, scores = spread(devices, precision, net, task, seed, progress, registry.home, module)
+                learnt = spread(devices, precision, net, task, seed, progress, registry.home, module)
             else:
                 torch.set_num_threads(chosen)
                 fabric = launch(precision)
-                curve, scores = learn(fabric, module, config, prepared, seed, options, progress, checkpoint, games)
+                learnt = learn(fabric, module, config, prepared, seed, options, progress, checkpoint, games)
             graphs = export_all(
                 module,
                 prepared.mean,
@@ -89,6 +89,7 @@ def train(
                 len(data.ids) == 1,
                 data.metadata,
             )
+            scores, curve = learnt.scores, learnt.curve
             if not scores:
                 parts = {part: Engine(graph) for part, graph in graphs.items()}
                 scores = tasks[task].assess(parts, data, registry)
@@ -114,6 +115,7 @@ def train(
         **({"devices": devices} if devices > 1 else {}),
         "torch": torch.__version__,
         "cpu_s": round(curve[-1]["cpu_s"], 2),
+        **({"pretrained": learnt.pretrained} if learnt.pretrained else {}),
         "epochs": len(curve),
         "curve": curve,
         "picture": f"{picture.parent.name}/{picture.name}",
