@@ -9,9 +9,9 @@ first and become one array.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import orjson
@@ -45,12 +45,86 @@ def hole(body: bytes) -> tuple[int, int] | None:
     return (at, end) if end and body[at : at + 1] == b"[" and body.find(b"[", at + 1, end) < 0 else None
 
 
-class Form(ABC):
+class Layout(ABC):
+    """Where the data of a form's requests lie in a body, and how they become arrays."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def given(self, data: bytes, a: int, b: int) -> bytes | None:
+        """What differs in the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
+
+    @abstractmethod
+    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+        """As a Gatherer asks for them. Raises `Unread`."""
+
+    @abstractmethod
+    def body(self, given: bytes) -> bytes:
+        """The body of which this was given to `inputs`."""
+
+
+@final
+class Binary(Layout):
+    """Bodies that begin with the same JSON header; raw tensors come after it."""
+
+    __slots__ = ("_begins", "_inputs", "_size")
+
+    def __init__(self, served: Served, arrays: Mapping[str, Array], begins: bytes) -> None:
+        self._begins = begins
+        at, found = 0, {}
+        for name, array in arrays.items():
+            found[name] = (array.shape, array.dtype, at, at + array.nbytes)
+            at += array.nbytes
+        self._inputs = [found[tensor.name] for tensor in served.inputs]
+        self._size = len(begins) + at
+
+    def given(self, data: bytes, a: int, b: int) -> bytes | None:
+        begins = self._begins
+        return data[a + len(begins) : b] if b - a == self._size and data.startswith(begins, a) else None
+
+    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+        count, arrays = len(given), []
+        for shape, dtype, start, end in self._inputs:
+            parts = given if len(self._inputs) == 1 else [one[start:end] for one in given]
+            arrays.append(np.ndarray(_stacked(shape, count), dtype, b"".join(parts)))
+        return arrays
+
+    def body(self, given: bytes) -> bytes:
+        return self._begins + given
+
+
+@final
+class Json(Layout):
+    """Bodies that are the same text around the numbers of their one input. They are read when they are computed."""
+
+    __slots__ = ("_begins", "_ends", "_read", "_shape")
+
+    def __init__(self, shape: tuple[int, ...], around: tuple[bytes, bytes], read: ReadNumbers) -> None:
+        self._begins, self._ends = around
+        self._shape, self._read = shape, read
+
+    def given(self, data: bytes, a: int, b: int) -> bytes | None:
+        begins, ends = self._begins, self._ends
+        if not (data.startswith(begins, a) and data.endswith(ends, a, b)):
+            return None
+        text = data[a + len(begins) - 1 : b + 1 - len(ends)]
+        # The parser takes one list that ends where the form goes on; that no list is in it is seen here.
+        return None if text.find(b"[", 1) >= 0 else text
+
+    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+        return [self._read(given).reshape(_stacked(self._shape, len(given)))]
+
+    def body(self, given: bytes) -> bytes:
+        return self._begins[:-1] + given + self._ends[1:]
+
+
+@final
+class Form:
     """The requests to a version of a model that differ in nothing but the data of their inputs."""
 
     __slots__ = (
-        "_binary", "_failed", "_gatherer", "_header", "_json_bytes", "_rows", "_served", "_service", "_template",
-        "_wanted",
+        "_binary", "_failed", "_gatherer", "_given", "_header", "_json_bytes", "_layout", "_rows", "_served",
+        "_service", "_template", "_wanted", "inputs",
     )  # fmt: skip
 
     def __init__(
@@ -59,10 +133,13 @@ class Form(ABC):
         served: Served,
         request: wire.Request,
         json_bytes: int | None,
+        layout: Layout,
         failed: Callable[[Exception], bytes],
     ) -> None:
         self._service = service
         self._json_bytes = json_bytes
+        self._layout, self._given = layout, layout.given
+        self.inputs = layout.inputs  # as a Gatherer asks for them
         self._served = served
         self._failed = failed
         self._gatherer = service.gatherer(served)
@@ -76,19 +153,10 @@ class Form(ABC):
             self._header["id"] = request.id
         self._template: Template | None = None
 
-    @abstractmethod
     def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
         """The answer to the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
-
-    @abstractmethod
-    def inputs(self, given: Sequence[Any]) -> list[Array]:
-        """As a Gatherer asks for them. Raises `Unread`."""
-
-    @abstractmethod
-    def body(self, given: Any) -> bytes:
-        """The body of which this was given to `inputs`."""
-
-    def _answer(self, given: Any, arrived_s: float) -> bytes | Pending | None:
+        if not self._service.workers.idle or (given := self._given(data, a, b)) is None:
+            return None
         if self._gatherer is not None and self._served.max_batch > 1:
             pending = Pending()
             self._gatherer.add(self, pending, given, self._rows, arrived_s)
@@ -103,10 +171,10 @@ class Form(ABC):
         outputs, queue_s, compute_s = self._service.compute(self._served, inputs, arrived_s)
         return self._written(outputs, queue_s, compute_s)
 
-    def unread(self, waiting: Pending, given: Any, arrived_s: float) -> None:
+    def unread(self, waiting: Pending, given: bytes, arrived_s: float) -> None:
         """Reads it in full, as the first of its form was."""
         try:
-            request = wire.parse_request(self.body(given), self._json_bytes)
+            request = wire.parse_request(self._layout.body(given), self._json_bytes)
             response = self._computed(self._served.check(request.inputs), arrived_s)
         except Exception as error:
             response = self._failed(error)
@@ -150,81 +218,6 @@ class Form(ABC):
         return template
 
 
-@final
-class BinaryForm(Form):
-    """Requests that begin with the same JSON header; raw tensors come after it."""
-
-    __slots__ = ("_begins", "_inputs", "_size")
-
-    def __init__(
-        self,
-        service: Service,
-        served: Served,
-        request: wire.Request,
-        failed: Callable[[Exception], bytes],
-        begins: bytes,
-    ) -> None:
-        super().__init__(service, served, request, len(begins), failed)
-        self._begins = begins
-        at, found = 0, {}
-        for name, array in request.inputs.items():
-            found[name] = (array.shape, array.dtype, at, at + array.nbytes)
-            at += array.nbytes
-        self._inputs = [found[tensor.name] for tensor in served.inputs]
-        self._size = len(begins) + at
-
-    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
-        begins = self._begins
-        if b - a != self._size or not data.startswith(begins, a) or not self._service.workers.idle:
-            return None
-        return self._answer(data[a + len(begins) : b], arrived_s)
-
-    def inputs(self, given: Sequence[bytes]) -> list[Array]:
-        count, arrays = len(given), []
-        for shape, dtype, start, end in self._inputs:
-            parts = given if len(self._inputs) == 1 else [one[start:end] for one in given]
-            arrays.append(np.ndarray(_stacked(shape, count), dtype, b"".join(parts)))
-        return arrays
-
-    def body(self, given: bytes) -> bytes:
-        return self._begins + given
-
-
-@final
-class JsonForm(Form):
-    """Requests that are the same text around the numbers of their one input. They are read when they are computed."""
-
-    __slots__ = ("_begins", "_ends", "_read", "_shape")
-
-    def __init__(
-        self,
-        service: Service,
-        served: Served,
-        request: wire.Request,
-        failed: Callable[[Exception], bytes],
-        around: tuple[bytes, bytes],
-        read: ReadNumbers,
-    ) -> None:
-        super().__init__(service, served, request, None, failed)
-        self._begins, self._ends = around
-        self._read = read
-        (self._shape,) = [array.shape for array in request.inputs.values()]
-
-    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
-        begins, ends = self._begins, self._ends
-        if not (data.startswith(begins, a) and data.endswith(ends, a, b) and self._service.workers.idle):
-            return None
-        text = data[a + len(begins) - 1 : b + 1 - len(ends)]
-        # The parser takes one list that ends where the form goes on; that no list is in it is seen here.
-        return None if text.find(b"[", 1) >= 0 else self._answer(text, arrived_s)
-
-    def inputs(self, given: Sequence[bytes]) -> list[Array]:
-        return [self._read(given).reshape(_stacked(self._shape, len(given)))]
-
-    def body(self, given: bytes) -> bytes:
-        return self._begins[:-1] + given + self._ends[1:]
-
-
 def _stacked(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
     return shape if count == 1 else (count * shape[0], *shape[1:])
 
@@ -247,7 +240,8 @@ def form_of(
     if json_bytes is not None:
         if json_bytes + sum(array.nbytes for array in request.inputs.values()) != len(body):  # some of it is JSON
             return None
-        return BinaryForm(service, served, request, failed, body[:json_bytes])
+        layout: Layout = Binary(served, request.inputs, body[:json_bytes])
+        return Form(service, served, request, json_bytes, layout, failed)
     if (found_hole := hole(body)) is None or len(request.inputs) != 1:
         return None
     a, b = found_hole
@@ -257,4 +251,6 @@ def form_of(
         return None
     read = numbers_of(array.dtype, prod(array.shape))
     around = body[: a + 1], body[b - 1 :]
-    return None if read is None else JsonForm(service, served, request, failed, around, read)
+    if read is None:
+        return None
+    return Form(service, served, request, None, Json(array.shape, around, read), failed)
