@@ -13,7 +13,7 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function, Tensor
 from airserve.serve.connecting import AnswerReader
 from airserve.serve.protocols import oip
-from airserve.serve.protocols._http import Limits
+from airserve.serve.protocols._limits import Limits
 from airserve.serve.service import Service
 
 X = Tensor("x", "float32", (-1, 4))

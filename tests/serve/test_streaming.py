@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airserve import wire
-from airserve.serve.protocols import _http, _listening
+from airserve.serve.protocols import _listening
+from airserve.serve.protocols._limits import Limits
 from airserve.serve.protocols._streaming import Stream, chunk, event
 
 
@@ -184,7 +185,7 @@ def test_a_client_that_reads_nothing_is_given_up():
             if source.ended:
                 return True
 
-    assert serving(talk, source, _http.Limits(write_s=0.2))
+    assert serving(talk, source, Limits(write_s=0.2))
 
 
 def test_the_end_of_a_service_waits_for_streams():

@@ -11,13 +11,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import cast, final
 
 import httptools
 
 from airserve import wire
 from airserve.serve.protocols._head import Head, another_length, repeatable
+from airserve.serve.protocols._limits import Limits
 from airserve.serve.protocols._pending import Pending, Slot
 from airserve.serve.protocols._streaming import LAST, Stream, chunk
 
@@ -26,20 +26,6 @@ ONCE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"inference-header-content-length",
      b"authorization", b"x-api-key", b"traceparent")
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a connection may ask of the server."""
-
-    header_bytes: int = 64 << 10
-    body_bytes: int = wire.BODY_LIMIT_BYTES
-    pipeline: int = 1024  # requests that may wait for their answers before a connection is read no further
-    header_s: float = 10.0  # from a header's first byte to its last
-    body_bytes_per_s: float = 4096.0  # the least that a body must arrive at, after `header_s`
-    idle_s: float = 300.0  # between requests
-    write_s: float = 30.0  # that a client may leave an answer unread
-    linger_s: float = 2.0  # a client that still sends is read for so long, for a reset would take the answer from it
 
 
 # What answers a request: its head, its body, and when its last byte was read, by time.monotonic. A whole HTTP response,

@@ -7,7 +7,8 @@ import ssl
 import time
 from typing import final
 
-from airserve.serve.protocols._http import Answer, Connection, Failed, Limits
+from airserve.serve.protocols._http import Answer, Connection, Failed
+from airserve.serve.protocols._limits import Limits
 
 
 async def listen(

@@ -37,6 +37,7 @@ from airserve.serve.protocols._entry import (
 )
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._limits import Limits
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Reply, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, WireError
@@ -56,7 +57,7 @@ async def listen(
     host: str,
     port: int,
     *,
-    limits: _http.Limits | None = None,
+    limits: Limits | None = None,
     share: bool = False,
     tls: ssl.SSLContext | None = None,
     guard: Guard | None = None,

@@ -1,0 +1,21 @@
+"""What a client of HTTP may ask of a connection, and how long it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airserve.wire import BODY_LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may ask of the server."""
+
+    header_bytes: int = 64 << 10
+    body_bytes: int = BODY_LIMIT_BYTES
+    pipeline: int = 1024  # requests that may wait for their answers before a connection is read no further
+    header_s: float = 10.0  # from a header's first byte to its last
+    body_bytes_per_s: float = 4096.0  # the least that a body must arrive at, after `header_s`
+    idle_s: float = 300.0  # between requests
+    write_s: float = 30.0  # that a client may leave an answer unread
+    linger_s: float = 2.0  # a client that still sends is read for so long, for a reset would take the answer from it
