@@ -19,7 +19,7 @@ from airserve.model import Engine, Runtime, load_samples
 from airserve.place import choosing
 from airserve.place.choosing import Timed
 from airserve.registry import Registry
-from airserve.serve import offering
+from airserve.serve import inquiring, offering
 from airserve.serve.configuration import Configuration
 from airserve.serve.following import REST_S, Follower
 
@@ -121,7 +121,7 @@ def test_the_registry_is_asked_where_it_was_written_and_only_then(tmp_path, grap
         asked.append(reference)
         return ["echo", json.dumps(described(reference))]
 
-    monkeypatch.setattr(offering, "question", question)
+    monkeypatch.setattr(inquiring, "question", question)
     sources = ["whole@live", "whole"]
     follower = Follower([*sources, str(graphs["tail"])])
     offered = [offering.offered(offering.answered(json.dumps(described(source))), source) for source in sources]

@@ -8,7 +8,6 @@ aliases alone are followed.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import final
 
 from airserve.model import ModelError
 from airserve.serve import offering
+from airserve.serve.inquiring import Inquiry
 from airserve.serve.offering import Offer
 
 LOOK_S = 0.5  # between two looks
@@ -34,7 +34,7 @@ class Follower:
         self._sources = [source for source in sources if offering.registered(source)]
         self._known = _stamp() if self._sources else ()
         self._next_s = 0.0
-        self._asking: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+        self._asking: dict[str, Inquiry] = {}
 
     def look(self, now_s: float, offered: Sequence[Offer]) -> list[Offer]:
         """What some of these have become; it takes no time. `offered` says what was meant before."""
@@ -45,35 +45,27 @@ class Follower:
                 self._known, self._next_s = stamp, now_s + REST_S
                 for offer in offered:
                     if offer.source in self._sources:
-                        self._ask(offer)
+                        self._asking[offer.source] = Inquiry(_meant(offer))
         return moved
 
     def close(self) -> None:
-        for process, said in self._asking.values():
-            process.kill()
-            process.wait()
-            os.close(said)
+        for inquiry in self._asking.values():
+            inquiry.close()
         self._asking.clear()
-
-    def _ask(self, offer: Offer) -> None:
-        said = os.memfd_create("registry-answer")
-        command = offering.question(_meant(offer))
-        self._asking[offer.source] = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL), said
 
     def _heard(self, source: str, offered: Sequence[Offer]) -> Offer | None:
         """What a source means now, where that is heard of and is another than before."""
-        process, said = self._asking[source]
-        if process.poll() is None:
-            return None
-        del self._asking[source]
-        with os.fdopen(said, "rb") as answer:
-            answer.seek(0)
-            text = answer.read()
-        before = next((offer for offer in offered if offer.source == source), None)
-        if before is None or process.returncode:  # unloaded, or its alias is gone: what is served stays
+        if not self._asking[source].done():
             return None
         try:
-            found = offering.offered(offering.answered(text, self._cores), source)
+            said = self._asking.pop(source).answer()
+        except ModelError:  # its alias is gone: what is served stays
+            return None
+        before = next((offer for offer in offered if offer.source == source), None)
+        if before is None:  # unloaded
+            return None
+        try:
+            found = offering.offered(offering.answered(said, self._cores), source)
         except ModelError as error:
             print(f"{source} is not followed: {error}", file=sys.stderr, flush=True)
             return None

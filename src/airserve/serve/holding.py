@@ -1,4 +1,7 @@
-"""The files of what is served, held open: a worker that starts once a file was replaced still serves what others do."""
+"""The files of what is served, held open: a worker that loads one that was replaced meanwhile has what others have.
+
+A supervisor holds them, and workers open them by its `/proc/PID/fd`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Seen = tuple[str, tuple[int, ...]]
 
 @final
 class Holder:
-    """Open files by path and stamp; processes that are forked have them too."""
+    """Open files by path and stamp."""
 
     def __init__(self) -> None:
         self._open: dict[Seen, int] = {}
@@ -39,14 +42,13 @@ class Holder:
         for seen in [seen for seen in self._open if seen not in wanted]:
             os.close(self._open.pop(seen))
 
-    def moved(self, offers: Sequence[Offer]) -> dict[Offer, str]:
-        """Where the files lie of those versions whose own path holds something else by now."""
-        found = {}
-        for offer in offers:
-            path, seen = _seen(offer)
-            if (held := self._open.get((path, seen))) is not None and _stamp(path) != seen:
-                found[offer] = f"/proc/self/fd/{held}"
-        return found
+    def held(self, offers: Sequence[Offer]) -> list[str]:
+        """Where another process of this user finds each version's file, whatever its own path holds by then.
+
+        "" for one that was replaced before it could be opened.
+        """
+        found = [self._open.get(_seen(offer)) for offer in offers]
+        return ["" if opened is None else f"/proc/{os.getpid()}/fd/{opened}" for opened in found]
 
 
 def _stamp(path: str) -> tuple[int, ...]:

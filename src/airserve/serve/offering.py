@@ -3,22 +3,20 @@ the registry.
 
 Triton: repository/MODEL/VERSION/model.onnx, with an optional config.pbtxt whose version_policy is kept (by default the
 latest version alone). MLflow: a folder with an MLmodel file of flavour onnx. Optimum: a folder with model.onnx, and
-beside it what belongs to it, such as its tokenizer. The registry is asked in a process of its
-own, for a server does without its database.
+beside it what belongs to it, such as its tokenizer. The registry: `inquiring`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from airserve.contract import Endpoint, from_plain
 from airserve.model import Function, ModelError, Runtime
+from airserve.serve.inquiring import Inquiry
 from airserve.serve.untrusted import check_graph
 
 FILES = (".onnx", ".gguf")
@@ -97,7 +95,7 @@ def offers(source: str, only: str | None = None, cores: int = 1) -> list[Offer]:
                 else:
                     found.append(Endpoint(_named(name, source), (_model(folder / "model.onnx"),)))
     else:
-        found = [_registered(source, cores)]
+        found = [answered(Inquiry(source).answer(), cores)]
     return [offered(endpoint, source) for endpoint in found if only is None or endpoint.name == only]
 
 
@@ -177,11 +175,6 @@ def registered(source: str) -> bool:
     return Path(source).suffix not in FILES and not Path(source).is_dir()
 
 
-def question(reference: str) -> list[str]:
-    """The command that asks the registry, which a server does without."""
-    return [sys.executable, "-m", "airserve.cli", "models", "show", reference, "--json"]
-
-
 def answered(said: str | bytes, cores: int = 1) -> Endpoint:
     """What the registry answered, for a worker that has so many cores."""
     found = json.loads(said)
@@ -189,13 +182,3 @@ def answered(said: str | bytes, cores: int = 1) -> Endpoint:
     runtime = found["runtimes"][max((count for count in found["runtimes"] if int(count) <= cores), key=int)]
     function = replace(_model(Path(found["path"])), runtime=from_plain(Runtime, runtime))
     return Endpoint(name, (function,), None, str(found["version"]), tuple(found["aliases"]))
-
-
-def _registered(reference: str, cores: int) -> Endpoint:
-    done = subprocess.run(question(reference), capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().removeprefix("airserve: ")
-        if "/" in reference and not Path(reference).exists():
-            said = f"{reference} is not there, and {said}"
-        raise ModelError(said or f"the registry does not tell of {reference}.")
-    return answered(done.stdout, cores)

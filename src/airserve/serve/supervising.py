@@ -1,8 +1,9 @@
 """A service of its own: a supervisor and its workers, one process a core, at one address.
 
-The supervisor loads nothing and answers nobody: it forks workers, which share a port (SO_REUSEPORT) and a table of what
-was counted; starts a worker again when it dies; and leads them through changes of what is served in two steps, so that
-a request to any worker sees one truth: all make the new version ready while the old one answers, then all turn to it.
+The supervisor opens no model and answers nobody: it forks workers, which share a port (SO_REUSEPORT) and a table of
+what was counted; starts a worker again when it dies; and leads them through changes of what is served in two steps, so
+that a request to any worker sees one truth: all make the new version ready while the old one answers, then all turn to
+it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from airserve.serve.following import Follower
 from airserve.serve.guarding import Guard
 from airserve.serve.handing import Siblings
 from airserve.serve.holding import Holder
-from airserve.serve.metering import SLOTS, Table
+from airserve.serve.inquiring import Inquiry
+from airserve.serve.lineup import Lineup
+from airserve.serve.metering import Table
 from airserve.serve.offering import Offer
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -86,16 +89,11 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration) -> None:
         configuration.check()
+        self._table, self._siblings = Table(configuration.workers), Siblings(configuration.workers)
         self._follower = Follower(configuration.sources, configuration.cores)  # from before they are read
-        self._offers = [
-            replace(o, slot=k) for k, o in enumerate(offering.together(configuration.sources, configuration.cores))
-        ]
-        if not self._offers:
-            raise ConfigurationError("there is no model to serve; name an .onnx file, a folder or a model.")
-        if len(self._offers) > SLOTS // 2:
-            raise ConfigurationError(f"{len(self._offers)} versions are more than {SLOTS // 2}; serve fewer.")
+        self._lineup = Lineup(configuration, self._table)
         self._holder = Holder()
-        self._holder.hold(self._offers)
+        self._holder.hold(self._lineup.offers)
         self._held, port = reserve(configuration.host, configuration.port)
         self._configuration = replace(configuration, port=port)
         self._held_grpc = None
@@ -103,27 +101,27 @@ class Supervisor:
             self._held_grpc, grpc_port = reserve(configuration.host, configuration.grpc_port)
             self._configuration = replace(self._configuration, grpc_port=grpc_port)
         self._guard = Guard(configuration) if configuration.keys or configuration.jwks else None
-        self._table, self._siblings = Table(configuration.workers), Siblings(configuration.workers)
-        self._next_slot = len(self._offers)
         self._generation = 0
         self._workers: dict[int, _Worker] = {}
         self._again_s: dict[int, float] = {}  # when a worker that died is to be started
         self._deaths: dict[int, int] = {}
         self._change: _Change | None = None
         self._asked: deque[tuple[int, int, str, str | Offer]] = deque()
+        self._inquiry: tuple[tuple[int, int], str, Inquiry] | None = None  # of a load: who asks, and for which model
         self._stopping = False
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises `UserError` where a worker cannot start at the beginning."""
         for handled in STOP:
             signal.signal(handled, lambda *_: setattr(self, "_stopping", True))
+        working.preload()
         gc.collect()
         gc.freeze()  # so that workers share the pages of what is there
         for number in range(self._configuration.workers):
             self._start(number)
         try:
             self._until_ready()
-            names = " ".join(dict.fromkeys(offer.endpoint.name for offer in self._offers))
+            names = " ".join(dict.fromkeys(offer.endpoint.name for offer in self._lineup.offers))
             c = self._configuration
             scheme = "https" if c.tls_cert else "http"
             also = f" grpc://{c.host}:{c.grpc_port}" if c.grpc_port >= 0 else ""
@@ -135,7 +133,7 @@ class Supervisor:
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
-        parent = os.getpid()
+        parent, held = os.getpid(), self._holder.held(self._lineup.offers)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # the child is not to meet one with our handlers
         pid = os.fork()
         if pid == 0:
@@ -148,9 +146,9 @@ class Supervisor:
                     signal.signal(handled, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
                 die_with_parent(parent)
-                moved = self._holder.moved(self._offers)
                 shared = working.Shared(self._table, self._guard, self._siblings)
-                status = working.run(self._configuration, shared, number, self._offers, moved, theirs)
+                offers = self._lineup.offers
+                status = working.run(self._configuration, shared, number, offers, held, theirs)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -165,10 +163,12 @@ class Supervisor:
 
     def _turn(self, wait_s: float, beginning: bool = False) -> None:
         """Hears what workers say for at most `wait_s`, starts those that are due, and goes on with a change."""
-        by_line = {worker.line: worker for worker in self._workers.values()}
+        by_line = {worker.line.fileno(): worker for worker in self._workers.values()}
+        also = [] if self._inquiry is None else [self._inquiry[2].ended]
         with contextlib.suppress(InterruptedError):
-            for line in select.select(list(by_line), [], [], wait_s)[0]:
-                worker = by_line[line]
+            for line in select.select([*by_line, *also], [], [], wait_s)[0]:
+                if (worker := by_line.get(line)) is None:
+                    continue
                 messages = worker.heard()
                 if messages is None:
                     self._bury(worker, beginning)
@@ -182,7 +182,7 @@ class Supervisor:
         for number in [number for number, at_s in self._again_s.items() if at_s <= now_s]:
             del self._again_s[number]
             self._start(number)
-        for offer in self._follower.look(now_s, self._offers):
+        for offer in self._follower.look(now_s, self._lineup.offers):
             self._asked.append((NOBODY, 0, "follow", offer))
         self._advance(now_s)
 
@@ -209,13 +209,13 @@ class Supervisor:
         match message["say"]:
             case "loaded" if worker.generation != self._generation:  # something was changed while it started
                 worker.generation = self._generation
-                worker.say(do="follow", offers=to_plain(self._offers))
+                self._tell(worker, "follow", self._lineup.offers)
             case "loaded":
                 worker.joined = True
                 worker.say(do="listen")
                 if self._change is not None and self._change.step == "prepare":
                     self._change.waits_for.add(worker.number)
-                    worker.say(do="prepare", offers=to_plain(self._change.offers))
+                    self._tell(worker, "prepare", self._change.offers)
             case "ready":
                 worker.ready = True
             case "ask":
@@ -235,7 +235,7 @@ class Supervisor:
                 self._abandon("a worker did not load the model in time.")
             elif not change.waits_for and change.step == "prepare":
                 change.step = "turn"
-                self._offers = change.offers
+                self._lineup.offers = change.offers
                 self._generation += 1
                 change.waits_for = set()
                 for worker in self._workers.values():
@@ -246,61 +246,43 @@ class Supervisor:
             elif not change.waits_for:
                 self._answer(change.asker, None)
                 self._change = None
-                self._holder.keep(self._offers)
-        while self._change is None and self._asked:
+                self._holder.keep(self._lineup.offers)
+        self._inquired()
+        while self._change is None and self._inquiry is None and self._asked:
             number, identity, what, model = self._asked.popleft()
+            asker = number, identity
             try:
-                offers = self._followed(model) if isinstance(model, Offer) else self._wanted(what, model)
+                if isinstance(model, Offer):
+                    self._begin(asker, self._lineup.followed(model))
+                elif what == "unload":
+                    self._begin(asker, self._lineup.unloaded(model))
+                elif offering.registered(source := self._lineup.source(model)):
+                    self._inquiry = asker, model, Inquiry(source)
+                else:
+                    self._begin(asker, self._lineup.loaded(model, source))
             except UserError as error:
-                self._answer((number, identity), str(error))
-                continue
-            self._holder.hold(offers)
-            joined = [worker for worker in self._workers.values() if worker.joined]
-            self._change = _Change(offers, (number, identity), {worker.number for worker in joined})
-            for worker in joined:
-                worker.say(do="prepare", offers=to_plain(offers))
+                self._answer(asker, str(error))
 
-    def _wanted(self, what: str, model: str) -> list[Offer]:
-        """What is served once a model is loaded or unloaded. Raises `ModelError`."""
-        others = [offer for offer in self._offers if offer.endpoint.name != model]
-        if what == "unload":
-            return others
-        sources = [s for s in self._configuration.sources if model in offering.names(s) or _names(s, model)]
-        if not sources:
-            known = ", ".join(name for s in self._configuration.sources for name in offering.names(s) or [s])
-            raise ModelError(f"no source of this service holds a model {model[:80]!r}; there is {known}.")
-        before = {offer.key: offer for offer in self._offers}
-        loaded: list[Offer] = []
-        only = None if _names(sources[0], model) else model
-        for offer in offering.offers(sources[0], only, self._configuration.cores):
-            same = before.get(offer.key)
-            loaded.append(replace(offer, slot=same.slot if same else self._slot(others + loaded)))
-        if not loaded:
-            raise ModelError(f"{sources[0]} holds no version of {model} any more.")
-        return others + loaded
+    def _inquired(self) -> None:
+        """Goes on with a load once the registry has answered."""
+        if self._inquiry is None or not self._inquiry[2].done():
+            return
+        (asker, model, inquiry), self._inquiry = self._inquiry, None
+        try:
+            self._begin(asker, self._lineup.loaded(model, inquiry.reference, inquiry))
+        except UserError as error:
+            self._answer(asker, str(error))
 
-    def _followed(self, found: Offer) -> list[Offer]:
-        """What is served once a source means what was `found`. Raises `ModelError`."""
-        others = [offer for offer in self._offers if offer.source != found.source]
-        before = next((offer for offer in self._offers if offer.source == found.source), None)
-        if before is None:  # unloaded meanwhile
-            return self._offers
-        if any(offer.key == found.key for offer in others):
-            raise ModelError(f"version {found.endpoint.version} of {found.endpoint.name} is served already.")
-        slot = before.slot if before.key == found.key else self._slot(self._offers)
-        print(f"{found.source} is version {found.endpoint.version} now.", file=sys.stderr, flush=True)
-        return [*others, replace(found, slot=slot)]
+    def _begin(self, asker: tuple[int, int], offers: list[Offer]) -> None:
+        """Have all workers make ready what shall be served instead."""
+        self._holder.hold(offers)
+        joined = [worker for worker in self._workers.values() if worker.joined]
+        self._change = _Change(offers, asker, {worker.number for worker in joined})
+        for worker in joined:
+            self._tell(worker, "prepare", offers)
 
-    def _slot(self, used: Sequence[Offer]) -> int:
-        """A free place to count in; what was served last gave up its place longest ago."""
-        taken = {offer.slot for offer in (*used, *self._offers)}
-        if len(taken) >= SLOTS:
-            raise ModelError(f"{SLOTS} versions are served already; unload one.")
-        while (slot := self._next_slot % SLOTS) in taken:
-            self._next_slot += 1
-        self._next_slot += 1
-        self._table.clear(slot)
-        return slot
+    def _tell(self, worker: _Worker, what: str, offers: list[Offer]) -> None:
+        worker.say(do=what, offers=to_plain(offers), held=self._holder.held(offers))
 
     def _abandon(self, error: str) -> None:
         change = self._change
@@ -309,7 +291,7 @@ class Supervisor:
                 worker.say(do="drop")
             self._answer(change.asker, error)
             self._change = None
-            self._holder.keep(self._offers)
+            self._holder.keep(self._lineup.offers)
 
     def _answer(self, asker: tuple[int, int], error: str | None) -> None:
         number, identity = asker
@@ -321,6 +303,8 @@ class Supervisor:
     def _end(self) -> None:
         """Lets workers finish what has begun, and ends those that do not."""
         self._follower.close()
+        if self._inquiry is not None:
+            self._inquiry[2].close()
         for worker in self._workers.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGTERM)
@@ -349,11 +333,6 @@ def reserve(host: str, port: int) -> tuple[socket.socket, int]:
         reason = (error.strerror or str(error)).lower()
         raise ConfigurationError(f"{host}:{port} cannot be had ({reason}); free it or choose another.") from None
     return held, int(held.getsockname()[1])
-
-
-def _names(source: str, model: str) -> bool:
-    """Whether a source that names a model of the registry names this one."""
-    return not offering.names(source) and source.partition("@")[0].partition("/")[0] == model.partition("-int8")[0]
 
 
 def _ended(pid: int, within_s: float) -> int:

@@ -10,7 +10,7 @@ import json
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -44,21 +44,29 @@ class Shared(NamedTuple):
     siblings: Siblings
 
 
+def preload() -> None:
+    """Load what every worker needs before it is forked: they share its pages, and one that is started again has it."""
+    import onnxruntime  # noqa: F401 (starts no thread before a session is made)
+    import uvloop  # noqa: F401
+
+    assert catalog.protocols["oip"]
+
+
 def run(
     configuration: Configuration,
     shared: Shared,
     number: int,
     offers: Sequence[Offer],
-    moved: Mapping[Offer, str],
+    held: Sequence[str],
     line: socket.socket,
 ) -> int:
-    """Serves until SIGTERM; the exit status. `line` leads to the supervisor, `moved` to files that were replaced."""
+    """Serves until SIGTERM; the exit status. `line` leads to the supervisor, `held` to the files that it holds open."""
     import uvloop
 
     async def serve() -> None:
         reader, writer = await asyncio.open_connection(sock=line)
         try:
-            await _serve(configuration, shared, number, offers, moved, (reader, writer))
+            await _serve(configuration, shared, number, offers, held, (reader, writer))
         finally:  # with warnings as errors uvloop does not end while it is open
             writer.close()
             with contextlib.suppress(OSError):
@@ -79,7 +87,7 @@ async def _serve(
     shared: Shared,
     number: int,
     offers: Sequence[Offer],
-    moved: Mapping[Offer, str],
+    held: Sequence[str],
     line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
 ) -> None:
     stop = asyncio.Event()
@@ -89,7 +97,7 @@ async def _serve(
     service = Service(SiteProcess(c.name, c.host, c.port, 1, ()), shared.table, number)
     models = Models(service, configuration, line)
     service.models, service.guard = models, guard
-    models.prepare(offers, moved)
+    models.prepare(offers, held)
     models.turn()
     models.say(say="loaded")
     stopped, following = asyncio.create_task(stop.wait()), asyncio.create_task(models.follow(until="listen"))
@@ -206,22 +214,34 @@ class Models:
     def say(self, **message: Any) -> None:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
-    def prepare(self, offers: Sequence[Offer], moved: Mapping[Offer, str] | None = None) -> None:
-        """Load what is not there yet, from its file or from where that has `moved`. Raises `ModelError`."""
-        made = {}
-        for offer in offers:
-            served = self._have.get(offer)
-            if served is None:
-                service, bounds = self._service, self._configuration.bounds
-                first, *others = offer.endpoint.functions
-                path = (moved or {}).get(offer, first.path)
-                endpoint = replace(offer.endpoint, functions=(replace(first, path=path), *others))
-                served = Served(endpoint, service.table, service.worker, offer.slot, bounds)
-                served.mark = offering.mark(offer)
+    def prepare(self, offers: Sequence[Offer], held: Sequence[str]) -> None:
+        """Load what is not there yet, from its file or, where that was replaced, as it is `held`.
+
+        Raises `ModelError`.
+        """
+        self._next = {
+            offer: self._have.get(offer) or self._load(offer, place) for offer, place in zip(offers, held, strict=True)
+        }
+
+    def _load(self, offer: Offer, held: str) -> Served:
+        """Raises `ModelError`."""
+        failed: ModelError | None = None
+        first, *others = offer.endpoint.functions
+        for path in filter(None, (first.path, held)):
+            try:
                 if offering.stamp(path) != offer.stamp:
-                    raise ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
-            made[offer] = served
-        self._next = made
+                    continue
+                endpoint = replace(offer.endpoint, functions=(replace(first, path=path), *others))
+                service, bounds = self._service, self._configuration.bounds
+                served = Served(endpoint, service.table, service.worker, offer.slot, bounds)
+                if offering.stamp(path) == offer.stamp:
+                    served.mark = offering.mark(offer)
+                    return served
+                served.close()
+            except ModelError as error:
+                if path == first.path:
+                    failed = error
+        raise failed or ModelError(f"{offer.endpoint.name} was written while it was loaded; load it again.")
 
     def turn(self) -> None:
         """Answer from now on with what was prepared."""
@@ -247,7 +267,7 @@ class Models:
                     offers = [from_plain(Offer, plain) for plain in message["offers"]]
                     error = ""
                     try:
-                        await asyncio.to_thread(self.prepare, offers)
+                        await asyncio.to_thread(self.prepare, offers, message["held"])
                     except UserError as failed:
                         error = str(failed)
                     if message["do"] == "prepare":
