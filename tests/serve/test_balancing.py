@@ -83,6 +83,9 @@ class Place:
             raise what
         return Answer(what, {}, self.route.model.encode(), 1), AIR
 
+    async def ready(self, deadline_s):
+        return (await self.exchange(b"health", deadline_s))[0].status == 200
+
     def abort(self, why):
         for future in self.futures:
             future.done() or future.set_exception(ConnectionAbortedError(why))

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final
+from typing import Generic, NamedTuple, Protocol, TypeVar, final
 
 from airserve.contract import Route
 from airserve.serve.connecting import Answer, Upstream, UpstreamFailed, UpstreamLate
@@ -24,7 +24,9 @@ ELSEWHERE = frozenset((502, 503))  # answers that another place may not give
 IDLE_S = 5.0  # unasked for so long, a place that is in is no longer probed
 MIRRORED = 16  # copies under way to a mirror; beyond, none is made
 
-Write = Callable[[Route], bytes]  # a whole HTTP request, as it goes to a place
+Q = TypeVar("Q")  # a request, as it goes to a place: a whole HTTP request, or a call of gRPC
+Asks = TypeVar("Asks", contravariant=True)
+Write = Callable[[Route], Q]
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,22 @@ class Placed(NamedTuple):
     failed: int  # requests that it lost
 
 
-class Asked(Protocol):
-    """What a place is asked by: an `Upstream`."""
+class Asked(Protocol[Asks]):
+    """What a place is asked by: an `Upstream`, or a `Caller`."""
 
     @property
     def waiting(self) -> int: ...
 
-    async def exchange(self, request: bytes, deadline_s: float) -> tuple[Answer, AirBytes]: ...
+    async def exchange(self, request: Asks, deadline_s: float) -> tuple[Answer, AirBytes]: ...
+
+    async def ready(self, deadline_s: float) -> bool: ...
 
     def abort(self, why: str) -> None: ...
 
     def close(self) -> None: ...
 
 
-Open = Callable[[Route, Manner], Asked]
+Open = Callable[[Route, Manner], Asked[Q]]
 
 
 @dataclass
@@ -108,10 +112,10 @@ def pick(weights: Sequence[float], waiting: Sequence[int], rng: random.Random) -
 
 
 @final
-class _Place:
+class _Place(Generic[Q]):
     """A route, its connections and its health."""
 
-    def __init__(self, route: Route, asked: Asked) -> None:
+    def __init__(self, route: Route, asked: Asked[Q]) -> None:
         self.route, self.asked = route, asked
         self.health = Health()
         self.proof_s = -1e9  # when it last answered
@@ -123,7 +127,7 @@ class _Place:
 
 
 @final
-class Balancer:
+class Balancer(Generic[Q]):
     """Asks one of several places, as their Routes say. Made inside a running loop.
 
     Routes with `mirror` get copies of that share of the requests, whose answers nobody waits for.
@@ -136,11 +140,11 @@ class Balancer:
         *,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
-        opens: Open = upstream,
+        opens: Open[Q] = upstream,  # type: ignore[assignment]  # of a balancer of HTTP requests
     ) -> None:
         self.manner = manner = manner or Manner()
         self.counts = Counts()
-        self._rng, self._clock, self._opens = rng or random.Random(), clock, opens
+        self._rng, self._clock = rng or random.Random(), clock
         places = [_Place(route, opens(route, manner)) for route in routes]
         self._places = [place for place in places if not place.route.mirror]
         self._mirrors = [place for place in places if place.route.mirror]
@@ -161,7 +165,7 @@ class Balancer:
         every = (*self._places, *self._mirrors)
         return [Placed(p.route, p.health.out, p.asked.waiting, p.answered, p.failed) for p in every]
 
-    async def send(self, write: Write, deadline_s: float) -> Sent:
+    async def send(self, write: Write[Q], deadline_s: float) -> Sent:
         """The answer to a request; `deadline_s` is of `time.monotonic`.
 
         Raises `UpstreamFailed`, `UpstreamLate`.
@@ -183,7 +187,7 @@ class Balancer:
         for place in (*self._places, *self._mirrors):
             place.asked.close()
 
-    async def _persist(self, write: Write, deadline_s: float, tried: list[_Place]) -> Sent:
+    async def _persist(self, write: Write[Q], deadline_s: float, tried: list[_Place[Q]]) -> Sent:
         """Ask one place after another until one answers, or there is no time, budget or attempt left."""
         attempt, refused = 0, None
         while True:
@@ -213,7 +217,7 @@ class Balancer:
                 raise UpstreamFailed(failure)
             self.counts.retries += 1
 
-    async def _choose(self, tried: Sequence[_Place], deadline_s: float) -> _Place:
+    async def _choose(self, tried: Sequence[_Place[Q]], deadline_s: float) -> _Place[Q]:
         """A place that is in and was not tried yet, where there is one; where none is in, one may come back."""
         until_s = min(deadline_s, self._clock() + self.manner.patience_s)
         while self.manner.probes and all(place.health.out for place in self._places):
@@ -226,12 +230,12 @@ class Balancer:
         fresh = [place for place in there if place not in tried] or there
         return fresh[pick([p.route.weight for p in fresh], [p.asked.waiting for p in fresh], self._rng)]
 
-    def _others(self, tried: Sequence[_Place]) -> bool:
+    def _others(self, tried: Sequence[_Place[Q]]) -> bool:
         return any(not place.health.out and place not in tried for place in self._places)
 
-    async def _hedge(self, after_s: float, write: Write, deadline_s: float) -> Sent:
+    async def _hedge(self, after_s: float, write: Write[Q], deadline_s: float) -> Sent:
         """Ask a second place where the first is slow; the first answer counts (Dean, Barroso, "The tail at scale")."""
-        tried: list[_Place] = []
+        tried: list[_Place[Q]] = []
         asking = {asyncio.ensure_future(self._persist(write, deadline_s, tried))}
         try:
             done, _ = await asyncio.wait(asking, timeout=min(after_s, max(deadline_s - self._clock(), 0)))
@@ -248,7 +252,7 @@ class Balancer:
             for one in asking:
                 one.cancel()
 
-    def _copy(self, mirror: _Place, write: Write, deadline_s: float) -> None:
+    def _copy(self, mirror: _Place[Q], write: Write[Q], deadline_s: float) -> None:
         if mirror.route.weight < 1 and self._rng.random() >= mirror.route.weight:
             return
         if mirror.asked.waiting >= MIRRORED:
@@ -266,7 +270,7 @@ class Balancer:
 
         self._spawn(copied())  # begins once the request itself is on its way
 
-    def _failed(self, place: _Place) -> None:
+    def _failed(self, place: _Place[Q]) -> None:
         place.failed += 1
         if self.manner.probes and place.health.failed(self._clock()):
             self.counts.ejections += 1
@@ -283,7 +287,7 @@ class Balancer:
                 place.due.set()
         self._asked_s = now_s
 
-    async def _watch(self, place: _Place) -> None:
+    async def _watch(self, place: _Place[Q]) -> None:
         """Probe a place that nothing else has proved alive, on a connection of its own, for ever."""
         clock, wait_s = self._clock, PROBE_EVERY_S
         while True:
@@ -298,7 +302,7 @@ class Balancer:
                 continue
             wait_s = PROBE_EVERY_S
             try:
-                status = await self._probe(place)
+                ready = await place.asked.ready(clock() + PROBE_WITHIN_S)
             except TimeoutError:
                 wait_s = 0.0  # ask again at once
                 if place.health.missed(clock()):
@@ -309,21 +313,12 @@ class Balancer:
                     wait_s = PROBE_EVERY_S
                 continue
             except OSError:
-                status = 0
-            if status != 200:
+                ready = False
+            if not ready:
                 self.counts.ejections += place.health.failed(clock())
             elif place.health.probed(clock()):
                 self._back.set()
                 self._back = asyncio.Event()
-
-    async def _probe(self, place: _Place) -> int:
-        """The status of V2's readiness. Raises `OSError`, `TimeoutError`."""
-        one = self._opens(place.route, Manner(connections=1))
-        request = f"GET /v2/health/ready HTTP/1.1\r\nHost: {place.route.host}:{place.route.port}\r\n\r\n".encode()
-        try:
-            return (await one.exchange(request, self._clock() + PROBE_WITHIN_S))[0].status
-        finally:
-            one.close()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -196,6 +196,15 @@ class Upstream:
         connection = await self._connected(deadline_s)
         return await connection.exchange(request, deadline_s - time.monotonic())
 
+    async def ready(self, deadline_s: float) -> bool:
+        """Whether the place says that it is ready (V2), on a connection of its own. Raises as `exchange`."""
+        one = Upstream(self.route, 1, self._connect_s, self._tls)
+        request = f"GET /v2/health/ready HTTP/1.1\r\nHost: {self.route.host}:{self.route.port}\r\n\r\n".encode()
+        try:
+            return (await one.exchange(request, deadline_s))[0].status == 200
+        finally:
+            one.close()
+
     def abort(self, why: str) -> None:
         """End all connections; what waits on them fails with `ConnectionAbortedError`."""
         for connection in self._open:

@@ -13,9 +13,10 @@ import json
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 from urllib.parse import quote, unquote, urlsplit
 
 import orjson
@@ -36,6 +37,10 @@ from airserve.serve.protocols.oip import error_response
 from airserve.serve.routes import ANY, Routes, RoutesError
 from airserve.serve.routing import time_left
 
+if TYPE_CHECKING:
+    from airserve.serve.protocols._calls import Calls
+    from airserve.serve.relaying_calls import Relay
+
 UNDER_WAY = 4096  # requests at a time; beyond, 503
 DRAIN_S = 10.0
 # Of one connection alone (RFC 9110 7.6.1), or written anew for each site.
@@ -49,7 +54,7 @@ METHOD = {"infer": "POST", "ready": "GET", "": "GET"}  # of a model's paths
 class _Way(NamedTuple):
     """What follows from a request's header."""
 
-    balancer: Balancer
+    balancer: Balancer[bytes]
     write: Callable[[Route, bytes, int | None], bytes]
     within_s: float | None  # as the client says
     model: str
@@ -62,6 +67,13 @@ class Gateway:
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self._tls = _trusted(routes.ca) if routes.secure else None
+        self.calls: Relay | None = None
+        if routes.calls:
+            try:
+                from airserve.serve.relaying_calls import Relay
+            except ImportError:
+                raise RoutesError("gRPC needs the extra `grpc`: pip install 'airserve[grpc]'.") from None
+            self.calls = Relay(routes)
         self._balancers = {
             name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.routes.items()
         }
@@ -85,7 +97,7 @@ class Gateway:
         if head.path == "/gateway":
             return wire.http_response(200, orjson.dumps(self.status()))
         if head.path == "/metrics":
-            return wire.http_response(200, _exposed(self._balancers), media=MEDIA)
+            return wire.http_response(200, _exposed(self._all()), media=MEDIA)
         raise NotFound(f"{head.path[:80]} is not told here; /gateway and /metrics are.")
 
     def status(self) -> dict[str, Any]:
@@ -95,10 +107,11 @@ class Gateway:
             "models": [
                 {
                     "model": name,
+                    "protocol": protocol,
                     **balancer.counts.__dict__,
                     "sites": [
                         {
-                            "url": self._url(place.route),
+                            "url": self._url(place.route, protocol),
                             "model": place.route.model or name,
                             "mirror" if place.route.mirror else "weight": place.route.weight,
                             "state": "out" if place.out else "in",
@@ -109,13 +122,18 @@ class Gateway:
                         for place in balancer.places
                     ],
                 }
-                for name, balancer in self._balancers.items()
+                for protocol, name, balancer in self._all()
             ],
         }
 
     def close(self) -> None:
-        for balancer in self._balancers.values():
+        for _, _, balancer in self._all():
             balancer.close()
+
+    def _all(self) -> list[tuple[str, str, Balancer[Any]]]:
+        """Every balancer, with its protocol and the model that it is for."""
+        found: list[tuple[str, str, Balancer[Any]]] = [("http", name, one) for name, one in self._balancers.items()]
+        return found + [("grpc", name, one) for name, one in (self.calls.balancers if self.calls else {}).items()]
 
     async def _relay(self, way: _Way, body: bytes, arrived_s: float) -> bytes:
         deadline_s = arrived_s + (way.within_s if way.within_s is not None else self._routes.deadline_s)
@@ -169,7 +187,7 @@ class Gateway:
             return 200, orjson.dumps({"name": "airserve-gateway", "version": "", "extensions": ["binary_tensor_data"]})
         if path == "/v2/health/live":
             return 200, b'{"live":true}'
-        ready = all(any(not p.out for p in b.places if not p.route.mirror) for b in self._balancers.values())
+        ready = all(any(not p.out for p in b.places if not p.route.mirror) for _, _, b in self._all())
         return (
             (200, b'{"ready":true}') if ready else (503, orjson.dumps({"error": "a model has no site that answers."}))
         )
@@ -178,8 +196,9 @@ class Gateway:
         tls = self._tls if (route.host, route.port) in self._routes.secure else None
         return Upstream(route, manner.connections, manner.connect_s, tls)
 
-    def _url(self, route: Route) -> str:
-        scheme = "https" if (route.host, route.port) in self._routes.secure else "http"
+    def _url(self, route: Route, protocol: str) -> str:
+        secure = (route.host, route.port) in self._routes.secure
+        scheme = protocol if protocol == "grpc" or not secure else "https"
         return f"{scheme}://{route.host}:{route.port}"
 
 
@@ -198,7 +217,7 @@ def _passed(answer: Answer) -> bytes:
     return head.encode("latin-1") + answer.body
 
 
-def _exposed(balancers: dict[str, Balancer]) -> bytes:
+def _exposed(balancers: Sequence[tuple[str, str, Balancer[Any]]]) -> bytes:
     """Prometheus' text format of what the balancers have done."""
     lines: list[str] = []
 
@@ -206,7 +225,7 @@ def _exposed(balancers: dict[str, Balancer]) -> bytes:
         lines.extend((f"# HELP airserve_gateway_{name} {text}", f"# TYPE airserve_gateway_{name} {kind}"))
         lines.extend(f"airserve_gateway_{name}{{{labels}}} {value:g}" for labels, value in samples)
 
-    counted = [(f'model="{escaped(name)}"', balancer.counts) for name, balancer in balancers.items()]
+    counted = [(f'model="{escaped(name)}",protocol="{protocol}"', one.counts) for protocol, name, one in balancers]
     for field, text in (
         ("requests", "Requests that came."),
         ("retries", "Requests that were sent again."),
@@ -218,7 +237,7 @@ def _exposed(balancers: dict[str, Balancer]) -> bytes:
         say(f"{field}_total", "counter", text, [(of, getattr(counts, field)) for of, counts in counted])
     places = [
         (f'model="{escaped(name)}",site="{escaped(place.route.host)}:{place.route.port}"', place)
-        for name, balancer in balancers.items()
+        for _, name, balancer in balancers
         for place in balancer.places
     ]
     say("site_up", "gauge", "Whether a site is asked now.", [(of, not place.out) for of, place in places])
@@ -237,19 +256,24 @@ async def run(routes: Routes, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gateway = Gateway(routes)
-    if not loopback(routes.host):
+    if not (loopback(routes.host) and (routes.grpc is None or loopback(routes.grpc[0]))):
         await _ask_for_keys(gateway, routes)
     recording.record(routes.access_log)
     answer = recording.recorded(gateway.answer, error_response) if routes.access_log else gateway.answer
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if routes.tls_cert else None
-    listeners = []
+    listeners: list[_listening.Listener] = []
+    calls: Calls | None = None
     try:
+        certificate = None
         if tls is not None:
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
             tls.load_cert_chain(routes.tls_cert, routes.tls_key)
+            certificate = (Path(routes.tls_key).read_bytes(), Path(routes.tls_cert).read_bytes())
         listeners.append(await _listening.listen(answer, error_response, routes.host, routes.port, tls=tls))
         if routes.watch is not None:
             listeners.append(await _listening.listen(gateway.own, error_response, *routes.watch))
+        if gateway.calls is not None and routes.grpc is not None:
+            calls = gateway.calls.listen(*routes.grpc, certificate)
     except ssl.SSLError as error:
         raise RoutesError(f"{routes.tls_cert} and {routes.tls_key} are no certificate and its key ({error}).") from None
     except OSError as error:
@@ -257,9 +281,12 @@ async def run(routes: Routes, say: Callable[[str], None]) -> None:
         raise RoutesError(f"the gateway cannot listen ({reason}); free the address or choose another.") from None
     watch = f" watch http://{routes.watch[0]}:{listeners[1].port}" if routes.watch else ""
     scheme = "https" if tls else "http"
-    say(f"ready gateway {scheme}://{routes.host}:{listeners[0].port} {' '.join(routes.routes)}{watch}")
+    also = f" grpc://{routes.grpc[0]}:{calls.port}" if calls is not None and routes.grpc is not None else ""
+    say(f"ready gateway {scheme}://{routes.host}:{listeners[0].port}{also} {' '.join(routes.routes)}{watch}")
     await stop.wait()
-    await asyncio.gather(*(listener.drain(DRAIN_S) for listener in listeners))
+    await asyncio.gather(
+        *(one.drain(DRAIN_S) for one in listeners), *([calls.drain(DRAIN_S)] if calls is not None else [])
+    )
     gateway.close()
     await asyncio.sleep(0.05)  # for the connections and probes that it has ended
 
@@ -276,10 +303,17 @@ async def _ask_for_keys(gateway: Gateway, routes: Routes) -> None:
         finally:
             site.close()
         if answer.status != 401:
-            raise RoutesError(
-                f"{route.host}:{route.port} answers without a key, and {routes.host} can be reached from outside; give "
-                "that site keys."
-            )
+            raise _without_keys(route, routes)
+    if gateway.calls is not None and (open_ := await gateway.calls.without_keys()) is not None:
+        raise _without_keys(open_, routes)
+
+
+def _without_keys(route: Route, routes: Routes) -> RoutesError:
+    reached = routes.grpc[0] if routes.grpc is not None and loopback(routes.host) else routes.host
+    return RoutesError(
+        f"{route.host}:{route.port} answers without a key, and {reached} can be reached from outside; give that site "
+        "keys."
+    )
 
 
 def _trusted(ca: str) -> ssl.SSLContext:

@@ -27,9 +27,10 @@ from airserve.serve.configuration import loopback
 
 ANY = "*"  # the routes of models that have none of their own
 KEYS = (
-    "listen", "routes", "retries", "hedge_ms", "deadline_s", "tls_cert", "tls_key", "ca", "keys", "watch", "access_log",
+    "listen", "listen_grpc", "routes", "retries", "hedge_ms", "deadline_s", "tls_cert", "tls_key", "ca", "keys",
+    "watch", "access_log",
 )  # fmt: skip
-PLACE = ("url", "weight", "mirror", "model")
+PLACE = ("url", "grpc", "weight", "mirror", "model")
 RETRIES = ("attempts", "share", "reserve")
 
 
@@ -44,6 +45,8 @@ class Routes:
     routes: Mapping[str, tuple[Route, ...]]
     host: str = "127.0.0.1"
     port: int = 8080
+    calls: Mapping[str, tuple[Route, ...]] = field(default_factory=dict)  # as `routes`, to the sites' ports of gRPC
+    grpc: tuple[str, int] | None = None  # where it listens for gRPC
     watch: tuple[str, int] | None = None  # where status and metrics are; None: beside the rest, on loopback alone
     manner: Manner = field(default_factory=Manner)
     deadline_s: float = 30.0  # where a request names none
@@ -56,9 +59,11 @@ class Routes:
 
     def check(self) -> None:
         """Raises `RoutesError`."""
-        if not loopback(self.host) and not self.sites_check_keys:
+        for host in (self.host, *([self.grpc[0]] if self.grpc else [])):
+            if loopback(host) or self.sites_check_keys:
+                continue
             raise RoutesError(
-                f"{self.host} can be reached from outside; say `keys: sites` where each site asks for keys, which are "
+                f"{host} can be reached from outside; say `keys: sites` where each site asks for keys, which are "
                 "passed on, or listen at 127.0.0.1."
             )
         if self.watch is not None and not loopback(self.watch[0]):
@@ -101,7 +106,8 @@ def address(text: Any, where: str) -> tuple[str, int]:
 
 def _routes(data: dict[str, Any], file: str) -> Routes:
     _known(data, KEYS, file)
-    given, secure, made = data["routes"], set[tuple[str, int]](), dict[str, tuple[Route, ...]]()
+    given, secure = data["routes"], set[tuple[str, int]]()
+    made, calls = dict[str, tuple[Route, ...]](), dict[str, tuple[Route, ...]]()
     if not isinstance(given, dict) or not given:
         raise RoutesError(f"{file}: routes has no models; write MODEL: [URL, ...], or {ANY!r} for all models.")
     for name, places in given.items():
@@ -109,10 +115,18 @@ def _routes(data: dict[str, Any], file: str) -> Routes:
         if not isinstance(places, list) or not places:
             raise RoutesError(f"{where}: a list of sites is wanted, each a URL or {{url: ..., weight: ...}}.")
         found = [_place(place, f"{where}, site {k}") for k, place in enumerate(places, 1)]
-        if all(route.mirror for route, _ in found):
-            raise RoutesError(f"{where}: one site at least is to answer, and not be a mirror.")
-        made[str(name)] = tuple(route for route, _ in found)
-        secure |= {(route.host, route.port) for route, https in found if https}
+        made[str(name)] = tuple(route for route, _, _ in found)
+        asked = tuple(replace(route, port=grpc) for route, _, grpc in found if grpc)
+        if data.get("listen_grpc") is not None:
+            calls[str(name)] = asked
+        elif asked:
+            raise RoutesError(f"{where}: say where the gateway listens for gRPC: `listen_grpc: 127.0.0.1:8081`.")
+        for places_ in (made, calls):
+            if str(name) in places_ and all(route.mirror for route in places_[str(name)]):
+                how = " over gRPC: give its port, `grpc: 8001`" if places_ is calls else ""
+                raise RoutesError(f"{where}: one site at least is to answer{how}, and not be a mirror.")
+        for route, https, grpc in found:
+            secure |= {(route.host, port) for port in (route.port, grpc) if https and port}
     retries = data.get("retries") or {}
     if not isinstance(retries, dict):
         raise RoutesError(f"{file}: retries has {', '.join(RETRIES)}.")
@@ -128,27 +142,29 @@ def _routes(data: dict[str, Any], file: str) -> Routes:
     if data.get("keys") not in (None, "sites"):
         raise RoutesError(f"{file}: keys is {str(data['keys'])[:40]!r}; `keys: sites` says that the sites check them.")
     host, port = address(data.get("listen", "127.0.0.1:8080"), f"{file}: listen")
-    watch = data.get("watch")
+    watch, grpc_at = data.get("watch"), data.get("listen_grpc")
     routes = Routes(
         made,
         host,
         port,
-        address(watch, f"{file}: watch") if watch is not None else None,
-        manner,
-        _number(data.get("deadline_s", Routes.deadline_s), f"{file}: deadline_s", least=0.001),
-        frozenset(secure),
-        str(data.get("ca") or ""),
-        str(data.get("tls_cert") or ""),
-        str(data.get("tls_key") or ""),
-        data.get("keys") == "sites",
-        data.get("access_log") is True,
+        calls=calls,
+        grpc=address(grpc_at, f"{file}: listen_grpc") if grpc_at is not None else None,
+        watch=address(watch, f"{file}: watch") if watch is not None else None,
+        manner=manner,
+        deadline_s=_number(data.get("deadline_s", Routes.deadline_s), f"{file}: deadline_s", least=0.001),
+        secure=frozenset(secure),
+        ca=str(data.get("ca") or ""),
+        tls_cert=str(data.get("tls_cert") or ""),
+        tls_key=str(data.get("tls_key") or ""),
+        sites_check_keys=data.get("keys") == "sites",
+        access_log=data.get("access_log") is True,
     )
     routes.check()
     return routes
 
 
-def _place(given: Any, where: str) -> tuple[Route, bool]:
-    """A Route, and whether it is asked by https."""
+def _place(given: Any, where: str) -> tuple[Route, bool, int]:
+    """A Route, whether it is asked by https, and its port of gRPC, 0 where none is named."""
     place = given if isinstance(given, dict) else {"url": given}
     _known(place, PLACE, where)
     url = str(place.get("url", ""))
@@ -164,7 +180,10 @@ def _place(given: Any, where: str) -> tuple[Route, bool]:
     mirror = "mirror" in place
     weight = _number(place.get("mirror" if mirror else "weight", 1), where, most=1 if mirror else 1e6)
     model = str(place.get("model") or "")
-    return Route(parts.hostname, port or (443 if https else 80), model, weight=weight, mirror=mirror), https
+    grpc = place.get("grpc", 0)
+    if type(grpc) is not int or not 0 <= grpc <= 65_535:
+        raise RoutesError(f"{where}: grpc is {str(grpc)[:20]!r}; the site's port of gRPC is wanted, such as 8001.")
+    return Route(parts.hostname, port or (443 if https else 80), model, weight=weight, mirror=mirror), https, grpc
 
 
 def _number(given: Any, where: str, least: float = 0.0, most: float = 1e6) -> float:

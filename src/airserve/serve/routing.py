@@ -12,7 +12,7 @@ import orjson
 from airserve import wire
 from airserve.contract import Route
 from airserve.model import Array, ModelError, Tensor
-from airserve.serve.balancing import Balancer, Manner, Sent
+from airserve.serve.balancing import Balancer, Manner, Sent, upstream
 from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.tensors import DTYPE
 from airserve.timing import Timing, format_air
@@ -44,14 +44,14 @@ class Router:
         if any(not 0 <= route.weight < float("inf") for route in routes) or all(route.mirror for route in routes):
             raise ModelError("a route's weight is 0 or more, and one route at least is not a mirror.")
         self._manner = manner or (ALONE if len(routes) == 1 else SEVERAL)
-        self._balancer: Balancer | None = None
+        self._balancer: Balancer[bytes] | None = None
         self._outputs: tuple[Tensor, ...] | None = None
 
     @property
-    def balancer(self) -> Balancer:
+    def balancer(self) -> Balancer[bytes]:
         """Who asks; made inside a running loop."""
         if self._balancer is None:
-            self._balancer = Balancer(self.routes, self._manner)
+            self._balancer = Balancer(self.routes, self._manner, opens=upstream)
         return self._balancer
 
     def encode(self, outputs: Sequence[tuple[Tensor, Array]], trace: str = "") -> bytes:

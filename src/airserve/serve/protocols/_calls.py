@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 Answer = Callable[["Call", bytes], "bytes | Future[bytes]"]
 Status = Callable[[Exception], tuple[grpc.StatusCode, str]]
+NEVER_S = 1e12  # of time.time: gRPC says the end of all time where a client names no deadline
 OPEN_S = 1.0  # that calls are given to end once they were cancelled
 NOTHING: tuple[Any, ...] = ()
+# gRPC proposal A6: ask again after so long. It tells a server that has no room from one that cannot be reached.
+PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
 log = logging.getLogger(__name__)
 CLOSED = ReceiveCloseOnServerOperation  # an operation holds what it received: each is used once
 
@@ -143,7 +146,7 @@ class Call:
         self._calls, self._call, self.method = calls, call, method
         self._answer = calls.answers.get(method)
         self.metadata: dict[str, str | bytes] = dict(metadata)
-        self.deadline_s = math.inf if deadline_s is None else deadline_s
+        self.deadline_s = math.inf if deadline_s is None or deadline_s > NEVER_S else deadline_s
         self.arrived_s = time.monotonic()
         self.echo: tuple[tuple[str, str], ...] = NOTHING
         self.ended: Callable[[str, int], None] | None = None
@@ -181,7 +184,8 @@ class Call:
         """Ends the call with a status."""
         if self.ended is not None:
             self.ended(code.name, 0)
-        status = SendStatusFromServerOperation(NOTHING, code.value[0], sentence.encode(), 0)
+        trailing = PUSHBACK if code is grpc.StatusCode.UNAVAILABLE else NOTHING
+        status = SendStatusFromServerOperation(trailing, code.value[0], sentence.encode(), 0)
         self._finish((SendInitialMetadataOperation(self.echo, 0), status))
 
     def _reply(self, answer: bytes) -> None:

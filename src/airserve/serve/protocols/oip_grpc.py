@@ -76,7 +76,7 @@ async def listen(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         {f"/{SERVICE}/{name}": methods.answer(name) for name in (*METHODS, "ModelInfer", "ModelStreamInfer")},
         (f"/{SERVICE}/ModelStreamInfer",),
-        _status,
+        status_of,
         most=service.workers.limit + SPARE,
         options=options,
         credentials=None if certificate is None else grpc.ssl_server_credentials([certificate]),
@@ -118,21 +118,18 @@ class _Methods:
             return self._streamed
         answer = self._infer if name == "ModelInfer" else self._called(name, METHODS[name])
 
-        def named(call: Call, data: bytes) -> bytes | Future[bytes]:
-            metadata = call.metadata
-            if "x-request-id" in metadata and REQUEST_ID.fullmatch(identity := _bytes(metadata["x-request-id"])):
-                call.echo = (("x-request-id", identity.decode()),)
+        def answered(call: Call, data: bytes) -> bytes | Future[bytes]:
+            named(call)
             if self._observed:
                 call.ended = lambda status, size: self._over(call, status, size)
             return answer(call, data)
 
-        return named
+        return answered
 
     def _over(self, call: Call, status: str, size: int) -> None:
         """A request has been answered."""
         if self._recorded:
-            names = _bytes(call.metadata.get("x-request-id", b"")), _bytes(call.metadata.get("traceparent", b""))
-            recording.say("gRPC", call.method, status, call.arrived_s, size, *names, call.admitted)
+            recorded(call, status, size)
         if self._told is not None:
             self._told(call, status)
 
@@ -140,7 +137,7 @@ class _Methods:
         """One of the requests of a stream; one that fails does not end it."""
 
         def failed(error: Exception) -> bytes:
-            code, sentence = _status(error)
+            code, sentence = status_of(error)
             if self._observed:
                 self._over(call, code.name, 0)
             return bytes(M["ModelStreamInferResponse"](error_message=sentence).SerializeToString())
@@ -296,7 +293,21 @@ class _Methods:
         self._forms = [*known, form._replace(begins=begins, size=len(data), marks=marks, inputs=inputs)]
 
 
-def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
+def named(call: Call) -> None:
+    """Gives a call's `x-request-id` back with its answer."""
+    given = call.metadata.get("x-request-id")
+    if given is not None and REQUEST_ID.fullmatch(identity := _bytes(given)):
+        call.echo = (("x-request-id", identity.decode()),)
+
+
+def recorded(call: Call, status: str, size: int) -> None:
+    """Logs a call that has been answered."""
+    names = _bytes(call.metadata.get("x-request-id", b"")), _bytes(call.metadata.get("traceparent", b""))
+    recording.say("gRPC", call.method, status, call.arrived_s, size, *names, call.admitted)
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """An exception as gRPC says it."""
     for kind in type(error).__mro__:
         if (code := CODE.get(kind)) is not None:
             return code, str(error)
