@@ -1,6 +1,9 @@
 """Models: engines, samples and pictures, and what is said when they cannot be used."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +121,18 @@ def test_pictures_are_decoded() -> None:
 def test_a_model_has_a_reference() -> None:
     model = Model("resnet8", 3, "int8", Path("x.onnx"), "0", Signature((), ()))
     assert model.reference == "resnet8@3/int8"
+
+
+def test_an_engine_tells_nobody_of_what_it_runs(tmp_path):
+    """onnxruntime's telemetry would keep an identifier of the machine and its events in the user's cache."""
+    code = (
+        "from airserve.model import Engine; import onnx; from onnx import helper as h\n"
+        "x, y = (h.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in 'xy')\n"
+        "graph = h.make_graph([h.make_node('Relu', ['x'], ['y'])], 'g', [x], [y])\n"
+        "Engine(h.make_model(graph, opset_imports=[h.make_opsetid('', 17)], ir_version=9).SerializeToString())"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    subprocess.run(
+        [sys.executable, "-c", code], env={**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}, check=True
+    )
+    assert not list(tmp_path.iterdir())
