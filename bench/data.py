@@ -41,17 +41,24 @@ def main() -> int:
             if unpacked and task == "asterisk":  # the task looks for the texts beside the sounds
                 shutil.copy(folder / "debian" / SAID[1], folder / "debian" / inside)
             if unpacked:
-                (folder / task).symlink_to(folder / "debian" / inside)
+                link(folder / task, folder / "debian" / inside)
     for task, (package, inside) in NPM.items():
         if not (folder / task).exists() and not holds(Path("node_modules") / inside):
-            command = ("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", folder / "npm", package)
+            alone = folder / "npm" / task  # npm removes from a prefix what the last command did not ask for
+            command = ("npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", alone, package)
             if run(command, f"npm install {package}"):
-                (folder / task).symlink_to(folder / "npm" / "node_modules" / inside)
+                link(folder / task, alone / "node_modules" / inside)
     try:
         CDLL("libespeak-ng.so.1")
     except OSError:
         install("espeak-ng")
     return 0
+
+
+def link(name: Path, folder: Path) -> None:
+    """Let a task's name stand for a folder; a link that leads nowhere is made again."""
+    name.unlink(missing_ok=True)
+    name.symlink_to(folder)
 
 
 def holds(path: Path) -> bool:

@@ -100,7 +100,7 @@ def main() -> int:
 def train_apart(rows: list[Row], processes: int) -> None:
     """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted."""
     with ProcessPoolExecutor(processes, get_context("spawn")) as executor:
-        for done in as_completed([executor.submit(train_row, row) for row in rows]):
+        for done in as_completed([executor.submit(train_row, row) for row in reversed(rows)]):  # the long ones first
             print(done.result(), flush=True)
 
 
