@@ -2,8 +2,10 @@
 
 import io
 import os
+import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from airserve.model import (
     open_function,
     save_samples,
 )
+
+HIDDEN = 1_000_000
 
 
 def graph(operator: str, kind: int, shape: list[int | str]) -> bytes:
@@ -63,6 +67,38 @@ def test_an_engine_takes_text() -> None:
     assert engine.run([np.array([b"caf\xc3\xa9", b"b"], object)])[0].tolist() == ["café", "b"]
     with pytest.raises(ModelError, match="a text input is not UTF-8"):
         engine.run([np.array([b"\xff"], object)])
+
+
+def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
+    """Megabytes of activations in any thread, of a Model that takes the place of another as well."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ReduceSum", ["b"], ["y"], keepdims=0),
+    ]
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [1, HIDDEN], np.ones(HIDDEN, np.float32).tobytes(), raw=True)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
+    graph = helper.make_model(
+        helper.make_graph(nodes, "wide", [x], [y], [weights]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    ).SerializeToString()
+    row = np.ones((2, 1), np.float32)
+
+    def pages(engine: Engine) -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        assert engine.run([row])[0] == 2 * HIDDEN
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    engine = Engine(graph)
+    cold = [pages(engine) for _ in range(3)]
+    with ThreadPoolExecutor(1) as thread:
+        warm = [thread.submit(pages, engine).result() for _ in range(5)]
+        warm += [thread.submit(pages, Engine(graph)).result() for _ in range(3)]
+    activations = 2 * HIDDEN * 4 // resource.getpagesize()
+    assert cold[0] > activations
+    assert max(warm) < activations / 10
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"onnx" * 100, graph("NoSuch", TensorProto.FLOAT, [1])])
@@ -116,6 +152,12 @@ def test_pictures_are_decoded() -> None:
     for wrong in ([b"not a picture"], [data[:40]], [data, other]):
         with pytest.raises(ModelError, match=r"^the picture cannot be decoded"):
             open_function(Function("jpeg", "preprocess"))[1]([np.array(wrong, object)])
+
+
+def test_a_picture_is_decoded_before_the_first_request_comes() -> None:
+    opened = "from airserve.model import Function, open_function; open_function(Function('jpeg', 'preprocess'))"
+    asked = f"import sys; {opened}; assert 'PIL.JpegImagePlugin' in sys.modules"
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
 def test_a_model_has_a_reference() -> None:

@@ -57,7 +57,7 @@ def run(
     with step(console, "profile", "seconds and bytes of every candidate on this machine"):
         profile(factory, registry=registry, fresh=fresh)
     with step(console, "plan", "the cheapest way that keeps every promise, judged by the twin"):
-        known = None if fresh else known_plan(factory, file or FACTORY, name, registry)
+        known = None if fresh else known_plan(factory, name, registry)
         made = known if known and known.seed == seed else plan(factory, registry=registry, seed=seed)
         save(made, name, registry)
     for limit in made.limits:

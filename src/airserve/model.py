@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -126,6 +127,23 @@ class Function:
     runtime: Runtime = Runtime()
 
 
+_opening = threading.Lock()
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for all engines of the process, which grows by what is asked.
+
+    An arena of each engine doubles as it grows, and memory grows with every Model that replaces another. Without one a
+    run asks the system for its memory and gives it back: ten megabytes of EfficientNet-Lite0 cost a third of its time.
+    """
+    import onnxruntime as ort
+
+    kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    as_asked = ort.OrtArenaCfg(0, 1, -1, -1)  # no bound, kSameAsRequested, the defaults of the rest
+    ort.create_and_register_allocator(kind, as_asked)
+
+
 @final
 class Engine:
     """An ONNX file opened by onnxruntime: one thread, no spinning, so that profile and serve cannot differ."""
@@ -137,7 +155,9 @@ class Engine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # it doubles as it grows, gives nothing back, and saves no time here
+        with _opening:
+            _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         target = source if isinstance(source, bytes) else str(source)
         try:
@@ -265,18 +285,32 @@ def decode_jpeg(inputs: Sequence[Array]) -> list[Array]:
         raise ModelError(f"the picture cannot be decoded: {str(error)[:80]}.") from None
 
 
-PREPROCESS: dict[str, tuple[Signature, Run]] = {
+def small_jpeg() -> list[Array]:
+    """What `decode_jpeg` takes: a black picture of 8 by 8."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(picture := io.BytesIO(), "JPEG")
+    return [np.array([picture.getvalue()], dtype=object)]
+
+
+PREPROCESS: dict[str, tuple[Signature, Run, Callable[[], list[Array]]]] = {  # the last: an example of its input
     "jpeg": (
         Signature((Tensor("image", "bytes", (-1,)),), (Tensor("pixels", "uint8", (-1, -1, -1, 3)),)),
         decode_jpeg,
+        small_jpeg,
     ),
 }
 
 
 def open_function(function: Function) -> tuple[Signature, Run]:
-    """The signature of a Function and the callable that runs it (without padding)."""
+    """The signature of a Function and the callable that runs it (without padding).
+
+    A pre-process has run once by then: its library opens in tenths of a second, for which no request is to wait.
+    """
     if function.kind == "preprocess":
-        return PREPROCESS[function.name]
+        signature, run, example = PREPROCESS[function.name]
+        run(example())
+        return signature, run
     engine = open_engine(function.path, function.runtime)
     return engine.signature, engine.run
 

@@ -26,7 +26,7 @@ present = pytest.mark.skipif(find_spec("facenet_pytorch") is None, reason="facen
 
 @pytest.fixture(scope="module")
 def models(registry: Registry) -> list[Model]:
-    first = import_model("mtcnn", registry=registry, progress=False)
+    first = import_model("mtcnn", registry=registry)
     others = first.lineage["parts"]
     assert (first.name, list(others)) == ("mtcnn-proposal", ["refinement", "output"])
     assert import_model("mtcnn", registry=registry) == first

@@ -471,9 +471,9 @@ def test_a_plan_survives_its_file(factory: Factory, registry: Registry, made: Pl
     assert to_plain(back) == to_plain(made)
     assert isinstance(back.choices[0].chosen.bytes_up, np.ndarray)
     assert to_plain(from_plain(Plan, json.loads(json.dumps(to_plain(made))))) == to_plain(made)
-    assert to_plain(known_plan(factory, tmp_path, "factory", registry)) == to_plain(made)
-    assert known_plan(described(registry, promise_ms=46.0), tmp_path, "factory", registry) is None
-    assert known_plan(factory, tmp_path, "another", registry) is None
+    assert to_plain(known_plan(factory, "factory", registry)) == to_plain(made)
+    assert known_plan(described(registry, promise_ms=46.0), "factory", registry) is None
+    assert known_plan(factory, "another", registry) is None
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(PlanError, match="is not a saved plan"):
         load(tmp_path / "broken.json")

@@ -83,7 +83,7 @@ def up(
     from airserve.web.contents import keep
 
     factory, name, registry = read(file), file.stem, Registry()
-    made = known_plan(factory, file, name, registry)
+    made = known_plan(factory, name, registry)
     if made is None:
         made = _plan(file, 0, not as_json)
         save(made, name, registry)

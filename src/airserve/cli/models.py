@@ -64,7 +64,7 @@ def import_(
     from airserve.learn.importing import import_model
     from airserve.registry import Registry
 
-    model = import_model(source, name, samples, registry=Registry(), trust=trust, progress=not as_json)
+    model = import_model(source, name, samples, registry=Registry(), trust=trust)
     _model(model, as_json)
 
 

@@ -28,7 +28,7 @@ def simulate(
     from airserve.web.simulation import contents, save
 
     factory = read(file)
-    choices = known_or_planned(factory, file, file.stem, progress=not as_json)
+    choices = known_or_planned(factory, file.stem, progress=not as_json)
     work = flows(factory, choices)
     outcome = twin.run(factory.network, work, until_s=seconds, seed=seed)
     found = outcome.summary()

@@ -36,7 +36,6 @@ def import_model(
     registry: Registry,
     example: Any = None,
     trust: bool = False,
-    progress: bool = True,
 ) -> Model:
     """Anyone's model as a Model: a path or an object that an importer reads, or a net with published weights.
 

@@ -96,7 +96,7 @@ def load(path: Path) -> Plan:
         raise PlanError(f"{path} is not a saved plan ({str(error)[:80]}); plan again: airserve plan FILE.") from None
 
 
-def known_plan(factory: Factory, file: Path, name: str, registry: Registry | None = None) -> Plan | None:
+def known_plan(factory: Factory, name: str, registry: Registry | None = None) -> Plan | None:
     """The saved Plan of a description, or None where there is none or the description or its models have changed."""
     registry = registry or Registry()
     path = _path(name, registry)
@@ -110,13 +110,13 @@ def known_plan(factory: Factory, file: Path, name: str, registry: Registry | Non
 
 
 def known_or_planned(
-    factory: Factory, file: Path, name: str, *, registry: Registry | None = None, progress: bool = True
+    factory: Factory, name: str, *, registry: Registry | None = None, progress: bool = True
 ) -> tuple[Choice, ...]:
     """The choices of the saved Plan, or of one made now; none where no service has a model."""
     if not any(service.model for service in factory.services):
         return ()
     registry = registry or Registry()
-    made = known_plan(factory, file, name, registry)
+    made = known_plan(factory, name, registry)
     if made is None:
         made = plan(factory, registry=registry, progress=progress)
         save(made, name, registry)
