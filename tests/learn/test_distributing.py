@@ -1,6 +1,10 @@
 """Several processes and threads: the same loss curve, nobody left behind, and a measured number of threads."""
 
+import json
 import multiprocessing
+import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,25 +19,87 @@ from airserve.learn.computing import fastest
 from airserve.learn.training import train
 from airserve.registry import Registry
 
+SCRIPT = '''
+"""One training in two processes, one that Ctrl-C ends after its second epoch and that goes on, and one in one process.
 
-def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+They are forked, for this process has computed no gradients before the last: it starts them without their imports.
+"""
+import json, os, signal, sys
+from pathlib import Path
+
+from airserve.learn import checkpoints, distributing
+from airserve.learn.training import train
+from airserve.registry import Registry
+
+distributing.BACKEND = "ddp_fork"
+save, home, found = checkpoints.Checkpoint.save, Path(sys.argv[1]), {}
+
+
+def save_and_press(self, state):
+    """What a terminal does at Ctrl-C: all processes of its group are interrupted."""
+    save(self, state)
+    if self.path.is_relative_to(home / "cut") and len(state["curve"]) == 2:
+        os.killpg(0, signal.SIGINT)
+
+
+def learn(name, devices=2):
+    registry = Registry(home / name)
+    model = train("mlp,epochs=3,hidden=16", "digits", registry=registry, devices=devices, progress=False)
+    left = [str(path) for path in home.glob(f"{name}/checkpoints/*")]
+    found[name] = {"digest": model.digest, "scores": dict(model.scores), **model.lineage, "left": left}
+
+
+checkpoints.Checkpoint.save = save_and_press
+try:
+    learn("cut")
+except KeyboardInterrupt:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    kept = len(list(home.glob("cut/checkpoints/*.pt")))
+    found["interrupted"] = {"children": children, "checkpoints": kept, "models": len(Registry(home / "cut").models())}
+checkpoints.Checkpoint.save = save
+for name, devices in (("cut", 2), ("whole", 2), ("alone", 1)):
+    learn(name, devices)
+print(json.dumps(found))
+'''
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the script says, run as the head of a group of processes of its own."""
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("two"))]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_two_processes_learn_as_one(found: dict[str, Any]) -> None:
     """The net has neither norm nor dropout: gradients of two halves of a batch average to that of the whole."""
-    alone = train("mlp,epochs=1", "digits", registry=Registry(tmp_path / "alone"), progress=False)
-    model = train("mlp,epochs=1", "digits", registry=Registry(tmp_path / "two"), devices=2, progress=False)
-    assert multiprocessing.active_children() == []
-    assert model.lineage["devices"] == 2
-    assert model.lineage["recipe"] == alone.lineage["recipe"]
-    one, two = alone.lineage["curve"], model.lineage["curve"]
-    assert len(one) == len(two)
+    whole, alone = found["whole"], found["alone"]
+    assert whole["devices"] == 2
+    assert whole["recipe"] == alone["recipe"]
+    assert whole["epochs"] == alone["epochs"] == 3
     for key in ("train_loss", "loss"):
-        assert [each[key] for each in two] == pytest.approx([each[key] for each in one], rel=1e-3)
-    assert model.scores["accuracy"] == pytest.approx(alone.scores["accuracy"], abs=0.006)  # two pictures
-    assert not list(tmp_path.glob("*/checkpoints/*"))
+        one, two = ([each[key] for each in model["curve"]] for model in (alone, whole))
+        assert two == pytest.approx(one, rel=1e-3)
+    assert whole["scores"]["accuracy"] == pytest.approx(alone["scores"]["accuracy"], abs=0.006)  # two pictures
+    assert whole["left"] == []
+
+
+def test_two_processes_go_on_to_the_same_bits_after_ctrl_c(found: dict[str, Any]) -> None:
+    whole, resumed = found["whole"], found["cut"]
+    assert found["interrupted"] == {"children": [], "checkpoints": 1, "models": 0}
+    assert resumed["digest"] == whole["digest"]
+    assert [each["loss"] for each in resumed["curve"]] == [each["loss"] for each in whole["curve"]]
+    spent_s = [each["cpu_s"] for each in resumed["curve"]]
+    assert spent_s == sorted(spent_s)
+    assert resumed["left"] == []
 
 
 def test_the_error_of_a_process_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(self: Any, work: Any, *given: Any) -> None:
-        """What a process does, here."""
+        """What a process does, here; it starts with nothing, so that all must survive being written and read."""
+        work, given = pickle.loads(pickle.dumps((work, given)))
         work(Fabric(accelerator="cpu", devices=1), *given)
 
     monkeypatch.setattr(Fabric, "launch", launch)
