@@ -114,7 +114,7 @@ class Supervisor:
         """Until SIGTERM or SIGINT. Raises `UserError` where a worker cannot start at the beginning."""
         for handled in STOP:
             signal.signal(handled, lambda *_: setattr(self, "_stopping", True))
-        working.preload()
+        working.preload(self._configuration)
         gc.collect()
         gc.freeze()  # so that workers share the pages of what is there
         for number in range(self._configuration.workers):

@@ -44,12 +44,18 @@ class Shared(NamedTuple):
     siblings: Siblings
 
 
-def preload() -> None:
-    """Load what every worker needs before it is forked: they share its pages, and one that is started again has it."""
-    import onnxruntime  # noqa: F401 (starts no thread before a session is made)
+def preload(configuration: Configuration) -> None:
+    """Load what every worker needs before it is forked: they share its pages, and one that is started again has it.
+
+    None of it starts a thread before it is used; a fork has none but its own.
+    """
+    import onnxruntime  # noqa: F401
     import uvloop  # noqa: F401
 
     assert catalog.protocols["oip"]
+    if configuration.grpc_port >= 0:
+        with contextlib.suppress(ImportError):  # which a worker says in a sentence
+            assert catalog.protocols["oip-grpc"]
 
 
 def run(

@@ -1,0 +1,152 @@
+"""What is served next: of a registry that takes its time, from files that are replaced meanwhile."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import uvloop
+from onnx import numpy_helper
+
+from airserve.contract import SiteProcess
+from airserve.model import Engine, ModelError
+from airserve.serve import inquiring
+from airserve.serve.configuration import Configuration
+from airserve.serve.holding import Holder
+from airserve.serve.inquiring import Inquiry
+from airserve.serve.offering import offers
+from airserve.serve.service import Service
+from airserve.serve.starting import ONE_THREAD
+from airserve.serve.supervising import NOBODY, Supervisor
+from airserve.serve.working import Models
+
+X = np.ones((1, 4), "float32")
+
+
+def test_workers_are_looked_after_while_the_registry_is_asked(graphs, tmp_path, monkeypatch):
+    """A load of a Model of the registry waits for its answer; the supervisor does not, and other changes do."""
+    answer, gate = tmp_path / "answer", tmp_path / "gate"
+
+    def answers(version):
+        about = {"name": "whole", "variant": "fp32", "version": version, "aliases": [], "path": str(graphs["whole"])}
+        answer.write_text(json.dumps({**about, "runtimes": {"1": {"engine": "onnxruntime"}}}))
+
+    answers(1)
+    monkeypatch.setattr(inquiring, "question", lambda reference: ["cat", str(answer)])
+    supervisor = Supervisor(Configuration(("whole", str(graphs["tail"])), port=0))
+    script = f"while [ ! -e {gate} ]; do sleep 0.01; done; cat {answer}"
+    monkeypatch.setattr(inquiring, "question", lambda reference: ["sh", "-c", script])
+    told = []
+    supervisor._answer = lambda asker, error: told.append((asker[1], error))
+    answers(2)
+    for number, (what, model) in enumerate((("load", "whole"), ("unload", "tail"), ("load", "nothing"))):
+        supervisor._asked.append((NOBODY, number, what, model))
+    for _ in range(3):
+        supervisor._turn(0.01)  # comes back
+        assert supervisor._inquiry is not None
+        assert told == []
+    gate.touch()
+    until_s = time.monotonic() + 30
+    while len(told) < 3:
+        assert time.monotonic() < until_s
+        supervisor._turn(0.01)
+    assert told[:2] == [(0, None), (1, None)]
+    assert "no source of this service holds a model 'nothing'" in told[2][1]
+    assert [offer.key for offer in supervisor._lineup.offers] == [("whole", "2")]
+    supervisor._end()
+
+
+def test_a_registry_that_has_no_answer_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(inquiring, "question", lambda reference: ["sh", "-c", "echo 'airserve: no such.' >&2; exit 2"])
+    with pytest.raises(ModelError, match=r"^no such\.$"):
+        Inquiry("whole").answer()
+    with pytest.raises(ModelError, match=r"^no/file is not there, and no such\.$"):
+        Inquiry("no/file").answer()
+    monkeypatch.setattr(inquiring, "question", lambda reference: ["sleep", "60"])
+    monkeypatch.setattr(inquiring, "WITHIN_S", 0.02)
+    before = len(os.listdir("/proc/self/fd"))
+    slow = Inquiry("slow")
+    while not slow.done():
+        time.sleep(0.005)
+    with pytest.raises(ModelError, match="does not tell of slow"):
+        slow.answer()
+    Inquiry("given up").close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("when", ["before it is loaded", "while it is loaded", "not held", "in place"])
+def test_a_file_that_is_replaced_is_loaded_as_the_others_have_it(graphs, tmp_path, monkeypatch, when):
+    path, new = tmp_path / "m.onnx", tmp_path / "new.onnx"
+    shutil.copy(graphs["whole"], path)
+    graph = onnx.load(path)
+    for tensor in graph.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(graph, new)
+    expected, (offer,), holder = Engine(path).run([X])[0], offers(str(path)), Holder()
+    holder.hold([offer])
+    held = ["" if when == "not held" else holder.held([offer])[0]]
+
+    def replace():
+        if when == "in place":
+            path.write_bytes(new.read_bytes())
+        elif new.exists():
+            os.replace(new, path)
+
+    if when == "while it is loaded":
+        from airserve.serve import working
+
+        opened = working.Served
+
+        def served(*given):
+            replace()
+            return opened(*given)
+
+        monkeypatch.setattr(working, "Served", served)
+    else:
+        replace()
+
+    async def run():
+        service = Service(SiteProcess("s", "h", 0, 1, ()))
+        models = Models(service, Configuration(()), (None, SimpleNamespace(write=None)))
+        try:
+            models.prepare([offer], held)
+            models.turn()
+            return service.endpoint("m").work([X])[0]
+        finally:
+            service.close()
+
+    if when in ("not held", "in place"):
+        with pytest.raises(ModelError, match="m was written while it was loaded; load it again"):
+            uvloop.run(run())
+    else:
+        np.testing.assert_array_equal(uvloop.run(run()), expected)
+        with pytest.raises(AssertionError):
+            np.testing.assert_array_equal(Engine(path).run([X])[0], expected)
+    holder.keep([])
+
+
+def test_nothing_is_held_of_what_is_served_no_more(graphs):
+    made, holder = offers(str(graphs["whole"])) + offers(str(graphs["tail"])), Holder()
+    holder.hold(made)
+    assert all(map(os.path.exists, holder.held(made)))
+    holder.keep(made[1:])
+    first, second = holder.held(made)
+    assert (first, os.path.realpath(second)) == ("", str(graphs["tail"]))
+    holder.keep([])
+
+
+def test_what_is_loaded_before_workers_are_forked_starts_no_thread():
+    """A fork has only the thread that forks: what another holds, or would do, is lost."""
+    code = (
+        "import os\nfrom airserve.serve import working\nfrom airserve.serve.configuration import Configuration\n"
+        "working.preload(Configuration((), grpc_port=0))\nprint(len(os.listdir('/proc/self/task')))"
+    )
+    alone = {**os.environ, **ONE_THREAD}
+    done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
