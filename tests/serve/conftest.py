@@ -1,5 +1,7 @@
 """Small graphs, and site processes that serve them."""
 
+import asyncio
+import gc
 import json
 import os
 import signal
@@ -81,6 +83,21 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {},
         ),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """A loop, a server or a channel that is left open may end the process when, much later, garbage is collected."""
+    yield
+    gc.collect()
+    found = []
+    for one in gc.get_objects():
+        kind = type(one)
+        if issubclass(kind, asyncio.AbstractEventLoop):
+            found += [one] if not one.is_closed() else []
+        elif kind.__module__ == "grpc._cython.cygrpc" and kind.__name__ in ("Server", "Channel", "AioChannel", "Call"):
+            found.append(one)
+    assert not found
 
 
 @dataclass
