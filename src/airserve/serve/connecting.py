@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple, cast, final
 
 from airserve.contract import Route
@@ -28,6 +29,13 @@ class UpstreamLate(RuntimeError):
     """The next site did not answer before the deadline; the message is one sentence."""
 
 
+class Rest(NamedTuple):
+    """What of an answer is still to come, and what ends it, whether it is over or not."""
+
+    parts: AsyncGenerator[bytes]
+    end: Callable[[], None]
+
+
 class Answer(NamedTuple):
     """An HTTP response, and `size_bytes` that it took on the wire."""
 
@@ -35,6 +43,7 @@ class Answer(NamedTuple):
     headers: dict[str, str]  # names in lower case
     body: bytes
     size_bytes: int
+    rest: Rest | None = None  # after the body, where it comes in parts
 
 
 @final
@@ -71,15 +80,22 @@ class AnswerReader:
             if len(self._buffer) >= HEADER_LIMIT_BYTES:
                 raise WireError(f"the response's header passes {HEADER_LIMIT_BYTES} bytes.")
             return None
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        parts = first.split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not (parts[1].isascii() and parts[1].isdigit()):
-            raise WireError(f"the response starts with {first[:40]!r}, which is not HTTP/1.1.")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        status, length = int(parts[1]), headers.get("content-length", "")
+        status, headers = head_of(self._buffer[:end])
+        length = headers.get("content-length", "")
         if status >= 200 and not (length.isascii() and length.isdigit()):
             raise WireError("the response has no Content-Length; a tail must send whole answers.")
         return status, headers, end + 4, end + 4 + int(length or 0)
+
+
+def head_of(data: bytes | bytearray) -> tuple[int, dict[str, str]]:
+    """Status and header of a response, names in lower case. Raises `WireError`."""
+    first, *lines = data.decode("latin-1").rstrip("\r\n").split("\r\n")
+    parts = first.split(" ", 2)
+    if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not (parts[1].isascii() and parts[1].isdigit()):
+        raise WireError(f"the response starts with {first[:40]!r}, which is not HTTP/1.1.")
+    return int(parts[1]), {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
 
 
 @final

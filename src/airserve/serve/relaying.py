@@ -13,8 +13,7 @@ import json
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from urllib.parse import quote, unquote, urlsplit
@@ -27,15 +26,16 @@ from airserve.serve import recording
 from airserve.serve.balancing import Balancer, Manner
 from airserve.serve.batching import Overloaded
 from airserve.serve.configuration import loopback
-from airserve.serve.connecting import Answer, Upstream
+from airserve.serve.connecting import Upstream
 from airserve.serve.exposing import MEDIA, escaped
+from airserve.serve.passing import passed_back, passed_on, written
 from airserve.serve.protocols import _listening
 from airserve.serve.protocols._entry import NotAllowed, NotFound, timeout_s
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._http import Given
 from airserve.serve.protocols.oip import error_response
+from airserve.serve.relaying_texts import Texts
 from airserve.serve.routes import ANY, Routes, RoutesError
-from airserve.serve.routing import time_left
 
 if TYPE_CHECKING:
     from airserve.serve.protocols._calls import Calls
@@ -43,11 +43,6 @@ if TYPE_CHECKING:
 
 UNDER_WAY = 4096  # requests at a time; beyond, 503
 DRAIN_S = 10.0
-# Of one connection alone (RFC 9110 7.6.1), or written anew for each site.
-OWN = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
-     b"host", b"content-length", b"x-request-timeout-ms")
-)  # fmt: skip
 METHOD = {"infer": "POST", "ready": "GET", "": "GET"}  # of a model's paths
 
 
@@ -77,6 +72,7 @@ class Gateway:
         self._balancers = {
             name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.routes.items()
         }
+        self._texts = Texts(routes, self._tls)
         self._under_way = 0
         self._beside = routes.watch is None and loopback(routes.host)
 
@@ -86,6 +82,8 @@ class Gateway:
             return self.own(head, body, arrived_s)
         if head.path in FIXED:
             return wire.http_response(*self._fixed(head.path))
+        if head.path.startswith("/v1/"):
+            return self._texts.answer(head, body, arrived_s)
         if head.memo is None:
             head.memo = self._way(head)
         if self._under_way >= UNDER_WAY:
@@ -131,9 +129,19 @@ class Gateway:
             balancer.close()
 
     def _all(self) -> list[tuple[str, str, Balancer[Any]]]:
-        """Every balancer, with its protocol and the model that it is for."""
-        found: list[tuple[str, str, Balancer[Any]]] = [("http", name, one) for name, one in self._balancers.items()]
-        return found + [("grpc", name, one) for name, one in (self.calls.balancers if self.calls else {}).items()]
+        """Every balancer, with its protocol and the model that it is for; of texts those that were asked for."""
+        calls = self.calls.balancers if self.calls else {}
+        kinds: dict[str, Mapping[str, Balancer[Any]]] = {
+            "v2": self._balancers,
+            "grpc": calls,
+            "v1": self._texts.balancers,
+        }
+        return [
+            (kind, name, one)
+            for kind, named in kinds.items()
+            for name, one in named.items()
+            if kind != "v1" or one.counts.requests
+        ]
 
     async def _relay(self, way: _Way, body: bytes, arrived_s: float) -> bytes:
         deadline_s = arrived_s + (way.within_s if way.within_s is not None else self._routes.deadline_s)
@@ -147,7 +155,7 @@ class Gateway:
             sent = await way.balancer.send(write, deadline_s)
         finally:
             self._under_way -= 1
-        return _passed(sent.answer)
+        return passed_back(sent.answer.status, sent.answer.headers, sent.answer.body)
 
     def _way(self, head: Head) -> _Way:
         """Raises `NotFound`, `NotAllowed`."""
@@ -155,8 +163,8 @@ class Gateway:
         kind = parts.pop() if parts[-1] in ("infer", "ready") and len(parts) in (5, 7) else ""
         if parts[:3] != ["", "v2", "models"] or len(parts) not in (4, 6) or parts[4:5] not in ([], ["versions"]):
             raise NotFound(
-                f"{head.path[:80]} is not relayed: a gateway knows /v2/models/NAME, its versions, infer and ready; ask "
-                "the site itself."
+                f"{head.path[:80]} is not relayed: a gateway knows /v2/models/NAME, its versions, infer and ready, and "
+                "texts of /v1; ask the site itself."
             )
         if head.method not in (METHOD[kind], "HEAD" if METHOD[kind] == "GET" else ""):
             raise NotAllowed(f"{head.path[:80]} takes {METHOD[kind]}, not {head.method}.")
@@ -167,17 +175,11 @@ class Gateway:
             raise NotFound(f"there is no route to a model {model[:80]!r}; there are routes to {known}.")
         after = "".join(f"/{part}" for part in (*parts[4:], kind) if part)
         after += f"?{head.query.decode('latin-1')}" if head.query else ""
-        lines = [name + b": " + value for name, value in head.headers.items() if name not in OWN]
-        passed, asked = b"".join(line + b"\r\n" for line in lines), parts[3]
+        passed, asked = passed_on(head), parts[3]
 
         def write(route: Route, body: bytes, left_ms: int | None) -> bytes:
             name = quote(route.model, safe="") if route.model else asked
-            left = time_left(left_ms) if left_ms is not None else ""
-            host = f"[{route.host}]" if ":" in route.host else route.host
-            first = f"{METHOD[kind]} /v2/models/{name}{after} HTTP/1.1\r\nHost: {host}:{route.port}\r\n{left}"
-            return b"".join(
-                (first.encode("latin-1"), passed, b"Content-Length: ", str(len(body)).encode(), b"\r\n\r\n", body)
-            )
+            return written(METHOD[kind], f"/v2/models/{name}{after}", route, passed, body, left_ms)
 
         return _Way(balancer, write, timeout_s(head), model)
 
@@ -198,23 +200,12 @@ class Gateway:
 
     def _url(self, route: Route, protocol: str) -> str:
         secure = (route.host, route.port) in self._routes.secure
-        scheme = protocol if protocol == "grpc" or not secure else "https"
+        scheme = "grpc" if protocol == "grpc" else "https" if secure else "http"
         return f"{scheme}://{route.host}:{route.port}"
 
 
 FIXED = frozenset(("/v2", "/v2/health/live", "/v2/health/ready"))
 OWN_PATHS = frozenset(("/gateway", "/metrics"))
-
-
-def _passed(answer: Answer) -> bytes:
-    """A site's answer as it goes to the client."""
-    try:
-        phrase = HTTPStatus(answer.status).phrase
-    except ValueError:
-        phrase = "Unknown"
-    lines = [f"{name}: {value}\r\n" for name, value in answer.headers.items() if name.encode() not in OWN]
-    head = f"HTTP/1.1 {answer.status} {phrase}\r\n{''.join(lines)}content-length: {len(answer.body)}\r\n\r\n"
-    return head.encode("latin-1") + answer.body
 
 
 def _exposed(balancers: Sequence[tuple[str, str, Balancer[Any]]]) -> bytes:

@@ -21,6 +21,7 @@ import orjson
 from airserve import wire
 from airserve.model import Array, ModelError
 from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.encoding import TOGETHER, Encoder
 from airserve.serve.generating import Closed, Generation, Generator, Piece
 from airserve.serve.guarding import Forbidden, TooMany, Unauthorized
@@ -39,7 +40,8 @@ ERRORS: dict[type[Exception], tuple[int, str | None]] = {
     BadInput: (400, None), ModelError: (400, None), UnknownEndpoint: (404, "model_not_found"), NotFound: (404, None),
     NotAllowed: (405, None), Unauthorized: (401, "invalid_api_key"), Forbidden: (403, "forbidden"),
     TooMany: (429, "rate_limit_exceeded"), EngineFailed: (500, None), Overloaded: (503, "overloaded"),
-    Closed: (503, None), DeadlineExceeded: (504, "timeout"),
+    Closed: (503, None), DeadlineExceeded: (504, "timeout"), UpstreamFailed: (502, None),
+    UpstreamLate: (504, "timeout"),
 }  # fmt: skip
 LONG = 20_000  # characters; a longer text is read on another thread, for the loop has others to answer
 WIDEST = 100  # characters of a token, at most, for a prompt that is worth reading
