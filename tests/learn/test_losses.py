@@ -32,6 +32,7 @@ def spell(logits: Tensor) -> Tensor:
         (lambda x: losses.cross_entropy(x, CLASSES), [(3, 3)]),
         (lambda x: losses.cross_entropy(x, CLASSES, WEIGHTS, 0.1), [(3, 3)]),
         (lambda x: losses.cross_entropy(x, TARGETS), [(2, 2, 3)]),
+        (lambda x, w: losses.linear_cross_entropy(x, w, CLASSES), [(3, 2), (4, 2)]),
         (lambda x: losses.binary_cross_entropy(x, SHARES), [(3, 2)]),
         (losses.divergence, [(3, 2), (3, 2)]),
         (lambda x, m, v: losses.negative_elbo(x, SHARES, m, v), [(3, 2), (3, 4), (3, 4)]),
@@ -45,6 +46,28 @@ def spell(logits: Tensor) -> Tensor:
 def test_gradients_are_finite_differences(loss: Callable[..., Tensor], shapes: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     assert torch.autograd.gradcheck(loss, [rows(*shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_linear_cross_entropy_is_that_of_its_logits(precision: torch.dtype) -> None:
+    """Loss and both gradients, when it is summed with others as well, and without gradients."""
+    torch.manual_seed(0)
+    x, weight, classes = 3 * torch.randn(40, 16), torch.randn(50, 16), torch.randint(0, 50, (40,))
+    found = []
+    for loss in (
+        losses.linear_cross_entropy,
+        lambda x, weight, classes: losses.cross_entropy(torch.nn.functional.linear(x, weight).float(), classes),
+    ):
+        given = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            value = loss(*given, classes)
+            with torch.no_grad():
+                assert loss(*given, classes).item() == pytest.approx(value.item(), rel=1e-5)
+        (2 * value).backward()
+        found.append([value.detach()[None], *(part.grad for part in given)])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=1e-5 if precision == torch.float32 else 2e-2, atol=1e-4)
 
 
 def test_cross_entropy_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Losses: what training makes small, in nats where they are likelihoods; means over the rows of a batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,43 @@ def cross_entropy(
     """
     logits = logits if logits.ndim == 2 else logits.movedim(-1, 1)
     return F.cross_entropy(logits, classes, weights, ignore_index=ignored, label_smoothing=smoothing)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+    """The mean of -log p(class), p the softmax of x weight^T: (n, width), (classes, width), (n,) -> ().
+
+    As `cross_entropy` of these logits, at about half its cost on a CPU with many classes: the gradients are found at
+    once, in the memory of the logits. Matrices are multiplied as precisely as autocast says, the rest is float32.
+    """
+    if not torch.is_grad_enabled():
+        return F.cross_entropy(F.linear(x, weight).float(), classes)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x, weight = (part.to(torch.get_autocast_dtype(device)) for part in (x, weight))
+    loss: Tensor = _LinearCrossEntropy.apply(x, weight, classes)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """d loss / d logits = (p - 1 of the class) / n."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+        logits = F.linear(x, weight)
+        p = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        p.sub_(p.amax(1, keepdim=True))
+        wanted = p.gather(1, classes[:, None])
+        total = p.exp_().sum(1, keepdim=True)
+        loss = (total.log() - wanted).mean()
+        p.div_(total * len(x)).scatter_add_(1, classes[:, None], torch.full_like(wanted, -1 / len(x)))
+        slope = p.to(x.dtype)
+        ctx.save_for_backward(slope @ weight, slope.T @ x)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_x, of_weight = ctx.saved_tensors
+        return of_x * given[0].to(of_x.dtype), of_weight * given[0].to(of_weight.dtype), None
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airserve.learn.exporting import Graph, Sense
+from airserve.learn.losses import linear_cross_entropy
 from airserve.learn.nets import Form
 from airserve.model import Array, ModelError
 
@@ -56,6 +57,11 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, places: Tensor, past: Past) -> tuple[Tensor, Past]:
         """Ids and places (n, new), mask (n, past + new) with 0 where there is no token -> (n, new, words), new past."""
+        states, present = self.states(ids, mask, places, past)
+        return F.linear(states, self.words.weight), present
+
+    def states(self, ids: Tensor, mask: Tensor, places: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """The same, without the last layer's product with the words' vectors: (n, new, width), new past."""
         x = self.dropout(self.words(ids))
         turn = rotation(places, x.shape[-1] // self.heads)
         bias = causal_bias(mask, ids.shape[1])
@@ -63,14 +69,14 @@ class GPT(nn.Module):
         for layer, before in zip(self.layers, past, strict=True):
             x, now = layer(x, bias, turn, before)
             present.append(now)
-        return F.linear(self.norm(x), self.words.weight), present
+        return self.norm(x), present
 
     def objective(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Nats to say each next token: (n, length), (n, length) -> ()."""
         mask, places = torch.ones_like(inputs), torch.arange(inputs.shape[1], device=inputs.device)[None]
         nothing = self.words.weight.new_zeros(len(inputs), self.heads, 0, self.words.embedding_dim // self.heads)
-        logits, _ = self(inputs, mask, places, [(nothing, nothing)] * len(self.layers))
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        states, _ = self.states(inputs, mask, places, [(nothing, nothing)] * len(self.layers))
+        return linear_cross_entropy(states.flatten(0, 1), self.words.weight, labels.flatten())
 
     def graphs(self, sense: Sense, rows: Array) -> dict[str, Graph]:
         """One step: the new tokens' logits, and keys and values to hand in with the next ones."""
@@ -130,7 +136,7 @@ class Layer(nn.Module):
         query, key, value = self.asked(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(self.norm_query(query), turn), rotate(self.norm_key(key), turn)
         key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-        scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5 + bias
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + bias
         found = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.answer(found))
         x = x + self.dropout(self.narrow(F.relu(self.wide(self.norm2(x))).square()))
