@@ -132,11 +132,11 @@ def outfit(one: State, cell: Cell, trace: Trace, ues: Sequence[str]) -> State:
         flow["open_db"][mine] += open_db[flow["row"][mine]]
         flow["row"][mine] += k * rows
         beams = one.beams
-        if len(beams.part):
+        if len(beams.share):
             less = np.float32(antennas / cell.ue_antennas)  # of what CSI has wrong, over the antennas
             beams = beams._replace(
                 vector=np.concatenate([beams.vector, beams.vector[:rows]]),
-                part=np.concatenate([beams.part, beams.part[:rows]]),
+                share=np.concatenate([beams.share, beams.share[:rows]]),
                 error=np.concatenate([beams.error, less * beams.error[:rows]]),
             )
         snr_db = np.concatenate([one.snr_db, as_wide(heard, one.snr_db.shape[-1])], axis=1)

@@ -28,7 +28,7 @@ from airserve.network.buffers import (
 from airserve.network.harq import PROCESSES, give_up, happen, queue_resend, transmit
 from airserve.network.headers import BLOCK
 from airserve.network.jit import inner, njit
-from airserve.network.pairing import beside, candidate, gather, settle_shifts
+from airserve.network.pairing import LAYERS, beside, candidate, gather, settle_shifts
 from airserve.network.slicing import allocate, forget, settle
 from airserve.network.uplink import reported
 
@@ -241,11 +241,12 @@ def announce(s: State, c: Config, f: int) -> bool:
 def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elements: int) -> None:
     """HARQ retransmissions, on as many PRBs as before; in a crowded cell that pairs devices, side by side."""
     lead = longest_waiting(s, c, direction, quota, given) if c.together > 1 else NONE
-    together, k, prbs = 0, NONE, 0
+    together, streams, k, prbs = 0, 0, NONE, 0
     if lead != NONE and announce(s, c, s.block[lead].flow):
         flow = s.flow[s.block[lead].flow]
         candidate(s, 0, s.block[lead].flow, lead)
-        together, k, prbs, flow.served = 1, flow.slice, s.block[lead].prbs, s.n[N.slot]
+        together, streams, k, prbs = 1, s.block[lead].layers, flow.slice, s.block[lead].prbs
+        flow.served = s.n[N.slot]
         quota[k] -= prbs
     following = s.n[N.resend + direction]
     s.n[N.resend + direction], s.n[N.resends + direction] = NONE, 0
@@ -257,10 +258,12 @@ def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elem
         if together > 0 and b == lead:
             continue
         can = free(s, c, block.flow)
-        joins = can and 0 < together < c.together and flow.slice == k and block.layers == 1 and block.prbs <= prbs
+        fits = block.layers <= min(LAYERS[direction], c.together - streams)
+        joins = can and together > 0 and fits and flow.slice == k and block.prbs <= prbs
         if joins and beside(s, c, block.flow, b, together) and announce(s, c, block.flow):
             flow.served = s.n[N.slot]
             together += 1
+            streams += block.layers
             continue
         if can and block.prbs <= quota[flow.slice] and announce(s, c, block.flow):
             quota[flow.slice] -= block.prbs
@@ -273,19 +276,20 @@ def resend(s: State, c: Config, direction: int, quota: Array, given: Array, elem
         else:
             queue_resend(s, b)
     if together > 0:
-        devices = gather(s, c, together, EFFICIENCY[s.block[lead].mcs], prbs, quota[k] + prbs, elements)
+        alone = s.block[lead].layers * EFFICIENCY[s.block[lead].mcs]
+        devices = gather(s, c, together, alone, prbs, quota[k] + prbs, elements)
         together_on(s, c, devices, prbs, elements)
         s.prbs_used[k, direction] += prbs
 
 
 @inner
 def longest_waiting(s: State, c: Config, direction: int, quota: Array, given: Array) -> int:
-    """Of the blocks of one layer to be sent again by crowded slices the one that has waited longest, or NONE."""
+    """Of the blocks of few layers to be sent again by crowded slices the one that has waited longest, or NONE."""
     found = NONE
     b = s.n[N.resend + direction]
     while b != NONE:
         block, k = s.block[b], s.flow[s.block[b].flow].slice
-        fits = block.layers == 1 and block.prbs <= quota[k] and s.slices[direction, k].need > given[k]
+        fits = block.layers <= LAYERS[direction] and block.prbs <= quota[k] and s.slices[direction, k].need > given[k]
         if fits and free(s, c, block.flow) and (found == NONE or block.waited > s.block[found].waited):
             found = b
         b = block.next
@@ -324,8 +328,8 @@ def share(s: State, c: Config, f: int, quota: int, elements: int) -> int:
     if devices == 1:
         return grant(s, c, f, quota, elements)
     if s.flow[f].direction != UP:  # its rate is less than alone; a device's power would be less on more PRBs
-        bits = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES)
-        prbs = min(whole(fewest(bits, elements, s.candidate[0].mcs, 1, s.flow[f].most), c.group, s.flow[f].most), quota)
+        bits, most, one = 8 * (waiting(s, f) + BLOCK_OVERHEAD_BYTES), s.flow[f].most, s.candidate[0]
+        prbs = min(whole(fewest(bits, elements, one.mcs, one.layers, most), c.group, most), quota)
     return together_on(s, c, devices, prbs, elements)
 
 
@@ -343,8 +347,8 @@ def together_on(s: State, c: Config, devices: int, prbs: int, elements: int) -> 
             continue
         bits = 8 * (waiting(s, one.flow) + BLOCK_OVERHEAD_BYTES)
         most = s.flow[one.flow].most
-        wanted = min(whole(fewest(bits, elements, one.mcs, 1, most), c.group, most), prbs)
-        used = max(used, fill(s, c, one.flow, wanted, one.mcs, 1, one.shift_db, elements))
+        wanted = min(whole(fewest(bits, elements, one.mcs, one.layers, most), c.group, most), prbs)
+        used = max(used, fill(s, c, one.flow, wanted, one.mcs, one.layers, one.shift_db, elements))
     return used
 
 
