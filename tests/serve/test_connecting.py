@@ -14,7 +14,7 @@ from airserve.contract import Route
 from airserve.serve.connecting import AnswerReader, Upstream
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=5), st.data())
 def test_answers_are_read_however_the_stream_is_torn(bodies, data):
     stream = b"".join(wire.http_response(200, body) for body in bodies)

@@ -32,6 +32,7 @@ finite = st.sampled_from((*NUMBERS, "bool")).flatmap(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(finite, min_size=1, max_size=3), st.data())
 def test_a_template_writes_what_the_wire_writes(arrays, data):
     outputs = [(Tensor(f"y%{k}", str(a.dtype), a.shape), a) for k, a in enumerate(arrays)]
@@ -161,7 +162,7 @@ def test_the_third_answer_is_the_first_with_other_numbers(mast, graphs, form):
         np.testing.assert_allclose(y.reshape(1, 3), engine.run([np.full((1, 4), k, "float32")])[0], rtol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(FORMS), min_size=1, max_size=3), st.data())
 def test_however_the_stream_is_torn_the_answers_are_the_same(mast, forms, data):
     stream = b"".join(asked(k, form) for form in forms for k in (1, 2, 3))
