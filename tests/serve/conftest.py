@@ -88,16 +88,30 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_open() -> Iterator[None]:
     """A loop, a server or a channel that is left open may end the process when, much later, garbage is collected."""
+    kinds = below(asyncio.AbstractEventLoop)
+    if (grpc := sys.modules.get("grpc._cython.cygrpc")) is not None:
+        kinds |= {grpc.Server, grpc.Channel, grpc.AioChannel}
+
+    def opened() -> list[object]:
+        found = [one for one in gc.get_objects() if type(one) in kinds and id(one) not in before]
+        return [one for one in found if not (isinstance(one, asyncio.AbstractEventLoop) and one.is_closed())]
+
+    before = set[int]()
+    others = opened()  # by other tests of this process
+    before |= {id(one) for one in others}
     yield
-    gc.collect()
-    found = []
-    for one in gc.get_objects():
-        kind = type(one)
-        if issubclass(kind, asyncio.AbstractEventLoop):
-            found += [one] if not one.is_closed() else []
-        elif kind.__module__ == "grpc._cython.cygrpc" and kind.__name__ in ("Server", "Channel", "AioChannel", "Call"):
-            found.append(one)
-    assert not found
+    kinds |= below(asyncio.AbstractEventLoop)
+    found = opened()
+    assert not [one for one in found if isinstance(one, asyncio.AbstractEventLoop)]
+    if found:  # what is garbage by now was closed
+        del found
+        gc.collect()
+        assert not opened()
+
+
+def below(kind: type) -> set[type]:
+    """A class and all that are derived from it."""
+    return {kind}.union(*(below(one) for one in kind.__subclasses__()))
 
 
 @dataclass
