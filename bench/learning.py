@@ -3,7 +3,8 @@
 The same perceptron, the same rows in memory, the same optimizer, one thread. The figure to reach: at most 1.05 times
 the bare loop's CPU time, the median over rounds in which both take turns. Lightning and Keras are timed when they are
 installed (`make bench-learn` sees to it); Lightning reads through torch's DataLoader, as its users do, and once more
-from batches made beforehand.
+from batches made beforehand. And what an epoch of ResNet-8 takes, as precisely as it is trained by default: the figure
+to reach is 35 CPU-seconds (100 steps are timed, the median of their tens counts; validation is not in it).
 """
 
 import argparse
@@ -21,12 +22,16 @@ import torch
 import torch.nn.functional as F
 
 from airserve.catalog import nets
-from airserve.learn.computing import launch
-from airserve.learn.fitting import fit, initialise
+from airserve.learn.computing import choose_precision, launch
+from airserve.learn.fitting import fit, initialise, steps_per_epoch
 from airserve.learn.losses import cross_entropy
 from airserve.learn.preparing import build, load_task, preprocess
+from airserve.learn.recipe import Options
+from airserve.learn.stepping import take_step
 
 MOST = 1.05
+MOST_EPOCH_S = 35.0
+PARTS, STEPS = 10, 10  # of ResNet-8: how often so many steps are timed
 BATCH, EPOCHS = 256, 2
 
 
@@ -58,15 +63,38 @@ def main() -> int:
                 spent_us[name].append((time.process_time() - started_s) / steps * 1e6)
     ratio = statistics.median(o / b for o, b in zip(spent_us["airserve"], spent_us["bare"], strict=True))
     medians = {name: statistics.median(times) for name, times in spent_us.items()}
+    epoch_s, precision = epoch_of_resnet8(whole)
+    kept = ratio <= MOST and epoch_s <= MOST_EPOCH_S
     if given.json:
         found = {"us_per_step": {name: round(us, 1) for name, us in medians.items()}, "ratio": round(ratio, 4)}
-        print(json.dumps({**found, "most": MOST, "kept": ratio <= MOST}, indent=1))
+        resnet8 = {"epoch_cpu_s": round(epoch_s, 1), "most_epoch_cpu_s": MOST_EPOCH_S, "precision": precision}
+        print(json.dumps({**found, "most": MOST, "resnet8": resnet8, "kept": kept}, indent=1))
     else:
         for name, us in medians.items():
             print(f"{name:34} {us:8.0f} us of CPU a step, {us / medians['bare']:.2f} times bare")
         said = "kept" if ratio <= MOST else "not kept"
         print(f"airserve / bare, median of paired rounds: {ratio:.3f}, at most {MOST}: {said}")
-    return 0 if ratio <= MOST else 1
+        said = "kept" if epoch_s <= MOST_EPOCH_S else "not kept"
+        print(f"resnet8, {precision}: {epoch_s:.1f} CPU-s an epoch, at most {MOST_EPOCH_S:g}: {said}")
+    return 0 if kept else 1
+
+
+def epoch_of_resnet8(prepared: Any) -> tuple[float, str]:
+    """CPU-seconds of an epoch's steps, from some of them, and how precisely they compute."""
+    config = nets["resnet8"].Config()
+    module = build("resnet8", config, prepared)
+    precision = choose_precision(module, Options())
+    fabric = launch(precision)
+    learner = initialise(fabric, module, config, prepared, 0)
+    learner.module.train()
+    inputs, labels = prepared.train
+    rows, spent_s = torch.randperm(len(labels)).split(config.batch), []
+    for part in range(PARTS + 1):
+        started_s = time.process_time()
+        for chosen in rows[part * STEPS : (part + 1) * STEPS]:
+            take_step(fabric, learner, inputs[chosen], labels[chosen])
+        spent_s.append(time.process_time() - started_s)
+    return statistics.median(spent_s[1:]) / STEPS * steps_per_epoch(prepared, config.batch), precision
 
 
 def ours(config: Any, prepared: Any) -> None:
