@@ -88,11 +88,12 @@ def ours(
             "delay_ms": (fresh["delivered_s"] - fresh["arrived_s"]) * 1e3}  # fmt: skip
 
 
-def polled_ms(full_mbps: float, mbps: float, seconds: float, seed: int) -> Array:
+def polled_ms(full_mbps: float, mbps: float, seconds: float, seed: int, *, by_bytes: bool = False) -> Array:
     """Delays of a queue that has nothing of a radio but this: each subframe goes whole to one device, three after it.
 
     Of those with packets that which has had the fewest turns of late, as proportional fair has it when it counts what
-    was granted and all have the same rate. A subframe carries what the full cell does, a packet less what it began.
+    was granted and all have the same rate; `by_bytes`: the fewest bytes sent, as where it counts those. A subframe
+    carries what the full cell does, a packet less what it began.
     """
     rng, room = np.random.default_rng(seed), full_mbps * 1e3 / 8
     until = int(1e3 * (seconds + 1))
@@ -108,11 +109,11 @@ def polled_ms(full_mbps: float, mbps: float, seconds: float, seed: int) -> Array
         if not some:
             continue
         chosen = min(some, key=lambda k: (turns[k], rng.random()))
-        turns[chosen] += 1
         left = room + begun[chosen]
         while waiting[chosen] and left >= NBYTES:
             found.append((now + PIPELINE_MS - waiting[chosen][0], waiting[chosen].popleft()))
             left -= NBYTES
+        turns[chosen] += 1 - left / (room + begun[chosen]) * (not waiting[chosen]) if by_bytes else 1
         begun[chosen] = left if waiting[chosen] else 0.0
     return np.array([delay for delay, arrived in found if arrived >= 1e3])
 
@@ -135,6 +136,7 @@ def alike(program: Path, network: Network, sinr_db: float, seconds: float) -> di
         delays = {
             "ns3_ms": theirs(program, sinr_db, mbps, seconds, 1)["delay_ms"],
             "queue_ms": polled_ms(full["mbps"], mbps, seconds, 1),
+            "queue_by_bytes_ms": polled_ms(full["mbps"], mbps, seconds, 1, by_bytes=True),
             "twin_ms": ours(network, own_db, mbps, seconds, 1)["delay_ms"],
             "twin_one_a_slot_ms": ours(network, own_db, mbps, seconds, 1, one_a_slot=True)["delay_ms"],
         }
@@ -144,8 +146,10 @@ def alike(program: Path, network: Network, sinr_db: float, seconds: float) -> di
 
 
 def print_alike(rows: list[dict[str, Any]]) -> None:
-    table = Table("SINR dB: ns-3, twin", "Mbit/s", "load", "p1, p50, p99 ms: ns-3", "queue", "twin", "twin, one grant")
-    keys = ("ns3_ms", "queue_ms", "twin_ms", "twin_one_a_slot_ms")
+    table = Table(
+        "SINR dB: ns-3, twin", "Mbit/s", "load", "p1, p50, p99 ms: ns-3", "queue", "by bytes", "twin", "one grant"
+    )
+    keys = ("ns3_ms", "queue_ms", "queue_by_bytes_ms", "twin_ms", "twin_one_a_slot_ms")
     for row in rows:
         first = [f"{row['sinr_db']:.1f}, {row['twin_sinr_db']:.1f}", f"{row['mbps']:.1f}"]
         for one in row["loads"]:
