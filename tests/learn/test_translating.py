@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from airserve.catalog import nets
+from airserve.learn import bitexts
 from airserve.learn.exporting import export_all
 from airserve.learn.nets import Form
 from airserve.learn.tasks import TaskError, libreoffice
@@ -145,7 +146,7 @@ def test_no_text_is_in_two_splits(catalogues: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(libreoffice, "VALIDATION", 20)
     monkeypatch.setattr(libreoffice, "TEST", 30)
     train_pairs, validation, test = libreoffice.parts()
-    plain = [{libreoffice.plain(pair[0]) for pair in pairs} for pairs in (train_pairs, validation, test)]
+    plain = [{bitexts.plain(pair[0]) for pair in pairs} for pairs in (train_pairs, validation, test)]
     assert not plain[0] & (plain[1] | plain[2])
     assert not plain[1] & plain[2]
     assert (len(validation), len(test)) == (20, 30)
@@ -156,7 +157,7 @@ def test_no_text_is_in_two_splits(catalogues: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_memory_gives_what_is_nearest() -> None:
     memory = (["Open the file", "Delete the row", "Red"], ["Ouvrir le fichier", "Supprimer la ligne", "Rouge"])
-    assert libreoffice.remembered(memory, ["Delete a row", "open file"]) == ["Supprimer la ligne", "Ouvrir le fichier"]
+    assert bitexts.remembered(memory, ["Delete a row", "open file"]) == ["Supprimer la ligne", "Ouvrir le fichier"]
 
 
 @pytest.mark.parametrize("name", NETS)
