@@ -14,6 +14,7 @@ from airserve.learn.losses import cross_entropy, squared_error
 from airserve.learn.nets import Form
 from airserve.learn.preparing import normalise
 from airserve.learn.tasks import photos
+from airserve.learn.words import CHOICE_ID
 from airserve.model import Engine, ModelError
 
 PICTURES = Form((12, 12), 7)
@@ -23,7 +24,7 @@ FORMS = {
     **dict.fromkeys(("ds-cnn", "quartznet"), Form((2_000,), 7)),
     "detector": Form((32, 32), 7),
     **dict.fromkeys(("seq2seq", "seq2seq-transformer"), Form((9,), 30, ids=(30,))),
-    **dict.fromkeys(("lstm", "gru", "transformer", "fasttext"), TEXTS),
+    **dict.fromkeys(("lstm", "gru", "transformer", "fasttext", "starspace"), TEXTS),
     **dict.fromkeys(("factorisation", "collaborative"), PAIRS),
     "gpt": Form((9,), 30, ids=(30,)),
     "policy": Form((4,), 2),
@@ -48,6 +49,7 @@ def rows(form: Form, many: int) -> np.ndarray:
         return np.stack([rng.integers(0, top, many) for top in form.ids], axis=1).astype(np.int32)
     if len(form.ids) == 1:
         words = rng.integers(1, form.ids[0], (many, *form.shape)).astype(np.int32)
+        words[:, 1::2] = CHOICE_ID  # for nets that choose: a question of a word, and choices of one
         return np.where(np.arange(9) < rng.integers(1, 9, many)[:, None], words, 0).astype(np.int32)
     return rng.integers(0, 256, (many, *form.shape), np.uint8)
 
@@ -149,6 +151,23 @@ def test_parameter_counts_of_texts_and_pairs() -> None:
     assert parameters(nets["factorisation"].build(nets["factorisation"].Config(width=4), pairs)) == 1 + 13 * 5
     net = nets["collaborative"].build(nets["collaborative"].Config(width=4, hidden=6), pairs)
     assert parameters(net) == 1 + 13 * 5 + 13 * 4 + 6 * 8 + 6 + 6 + 1
+
+
+def test_numbers_as_waves_are_their_formula() -> None:
+    torch.manual_seed(0)
+    module = nets["mlp-plr"]
+    net = module.build(module.Config(waves=3, width=2, hidden=5), Form((4,), 3)).eval()
+    assert parameters(net) == 4 * 3 + 6 * 2 + 2 + 4 * 2 * 5 + 5 + 5 * 3 + 3
+    w = {key: value.numpy().astype(float) for key, value in net.state_dict().items()}
+    x = np.array([0.3, -1.2, 0.0, 2.0])
+    vectors = []
+    for number, frequencies in zip(x, w["frequencies"], strict=True):
+        angles = 2 * np.pi * frequencies * number
+        waves = np.concatenate([np.sin(angles), np.cos(angles)])
+        vectors.append(np.maximum(w["vector.weight"] @ waves + w["vector.bias"], 0))
+    hidden = np.maximum(w["hidden.weight"] @ np.concatenate(vectors) + w["hidden.bias"], 0)
+    wanted = w["answer.weight"] @ hidden + w["answer.bias"]
+    assert net(torch.tensor(x[None]).float()).detach().numpy()[0] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_factorised_rating_is_its_formula() -> None:

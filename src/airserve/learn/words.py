@@ -9,6 +9,7 @@ import numpy as np
 from airserve.model import Array
 
 END, UNKNOWN = "<end>", "<unknown>"  # ids 0 and 1
+CHOICE, CHOICE_ID = "<choice>", 2  # before each of the texts of which one is to be chosen, in tasks that have them
 TOKEN = re.compile(r"https?://\S+|@\w+|[:;=8][-o*']?[)\](\[dDpP/\\|]|<3|#?\w+(?:'\w+)?|[^\w\s]")
 
 

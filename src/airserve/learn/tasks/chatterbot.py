@@ -1,7 +1,9 @@
-"""Answer small talk by finding the answer: pairs of what is said and answered, of the package chatterbot-corpus.
+"""Answer small talk: pairs of what is said and answered, of the package chatterbot-corpus. A reply often has no word of
+what it replies to.
 
-A reply often has no word of what it replies to. No training. Conversations of more than two turns are left out, for the
-corpus writes other answers to the same question as it writes later turns.
+To find the reply among all is retrieval (`questions`, no training); to choose one of four is learnt (`load`).
+Conversations of more than two turns are left out, for the corpus writes other answers to the same question as it writes
+later turns.
 """
 
 from importlib.util import find_spec
@@ -10,10 +12,21 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from airserve.learn import choosing
 from airserve.learn.answering import Questions
-from airserve.learn.tasks import TaskError, folders
+from airserve.learn.tasks import Baseline, Data, TaskError, folders
 
 PACKAGE = "chatterbot_corpus"
+
+
+def load() -> Data:
+    """A question and four replies of which one answers it; no question and no reply is in two splits."""
+    return choosing.choices("chatterbot", questions())
+
+
+def baseline(data: Data) -> Baseline:
+    """The nearest reply by TF-IDF."""
+    return choosing.baseline(questions())
 
 
 def questions() -> Questions:
