@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import answering
 import numpy as np
 
 from airserve.catalog import tasks
@@ -51,7 +52,9 @@ ROWS = [
     Row("lstm", "tweets", 1),
     Row("gru", "tweets", 1),
     Row("transformer", "tweets", 1),
-    Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3, 0.85),
+    Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3),
+    Row("mlp-plr", "adult", 3, 0.85),
+    Row("starspace", "chatterbot", 3),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
     Row("gpt,epochs=1,optimizer=muon", "brown", 1, 1.8699, 300.0),
@@ -92,6 +95,8 @@ def main() -> int:
             pretrained |= {each["weights"]: each["cpu_s"] for each in found}
             extra += further(row, models[0], registry, given.page)
         print(lines[-1], flush=True)
+    if given.only in "answering":
+        extra += answers(registry)
     if not given.only:
         given.page.write_text("\n".join([*head(cpu_s + sum(pretrained.values()), given.known), *lines, *extra, ""]))
     return 0 if kept else 1
@@ -183,9 +188,19 @@ def further(row: Row, model: Model, registry: Registry, page: Path) -> list[str]
     inputs, labels = data.test.inputs, data.test.labels
     found = np.concatenate([engine.run([inputs[k : k + 500]])[0].argmax(1) for k in range(0, len(inputs), 500)])
     if hasattr(module, "groups"):
-        return fairness(row, found, labels, module.groups(data))
+        known = module.reference(data)
+        said = f"For reference, {known.name} on the same split of {row.task}: {known.score:.4f}."
+        return [*fairness(row, found, labels, module.groups(data)), "", said]
     each = zip(data.classes, recalls(found, labels, len(data.classes)), strict=True)
     return ["", f"{row.net} on {row.task}, recall: " + ", ".join(f"{name} {share:.3f}" for name, share in each) + "."]
+
+
+def answers(registry: Registry) -> list[str]:
+    """What is found without training: questions and their answers."""
+    lines, _ = answering.table(registry)
+    print(*lines, sep="\n")
+    said = "Question answering as retrieval, with published weights and no training (`python bench/answering.py`):"
+    return ["", said, "", *answering.HEAD, *lines]
 
 
 def fairness(row: Row, found: Array, labels: Array, groups: dict[str, Array]) -> list[str]:
