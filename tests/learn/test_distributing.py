@@ -32,21 +32,27 @@ from airserve.learn.training import train
 from airserve.registry import Registry
 
 distributing.BACKEND = "ddp_fork"
+NET = "mlp,epochs=3,hidden=16,pretrain=contrastive"
 save, home, found = checkpoints.Checkpoint.save, Path(sys.argv[1]), {}
 
 
 def save_and_press(self, state):
     """What a terminal does at Ctrl-C: all processes of its group are interrupted."""
     save(self, state)
-    if self.path.is_relative_to(home / "cut") and len(state["curve"]) == 2:
+    if self.path.is_relative_to(home / "cut") and len(state.get("curve", ())) == 2:
         os.killpg(0, signal.SIGINT)
+
+
+def left(name):
+    """Its checkpoints, without what a pretext found, which is for others to take."""
+    names = [path.name for path in home.glob(f"{name}/checkpoints/*")]
+    return [name for name in names if not name.startswith("contrastive-")]
 
 
 def learn(name, devices=2):
     registry = Registry(home / name)
-    model = train("mlp,epochs=3,hidden=16", "digits", registry=registry, devices=devices, progress=False)
-    left = [str(path) for path in home.glob(f"{name}/checkpoints/*")]
-    found[name] = {"digest": model.digest, "scores": dict(model.scores), **model.lineage, "left": left}
+    model = train(NET, "digits", registry=registry, devices=devices, progress=False)
+    found[name] = {"digest": model.digest, "scores": dict(model.scores), **model.lineage, "left": left(name)}
 
 
 checkpoints.Checkpoint.save = save_and_press
@@ -54,8 +60,8 @@ try:
     learn("cut")
 except KeyboardInterrupt:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    kept = len(list(home.glob("cut/checkpoints/*.pt")))
-    found["interrupted"] = {"children": children, "checkpoints": kept, "models": len(Registry(home / "cut").models())}
+    models = Registry(home / "cut").models()
+    found["interrupted"] = {"children": children, "checkpoints": len(left("cut")), "models": len(models)}
 checkpoints.Checkpoint.save = save
 for name, devices in (("cut", 2), ("whole", 2), ("alone", 1)):
     learn(name, devices)
@@ -94,6 +100,7 @@ def test_two_processes_go_on_to_the_same_bits_after_ctrl_c(found: dict[str, Any]
     spent_s = [each["cpu_s"] for each in resumed["curve"]]
     assert spent_s == sorted(spent_s)
     assert resumed["left"] == []
+    assert resumed["pretrained"]["weights"] == whole["pretrained"]["weights"] == found["alone"]["pretrained"]["weights"]
 
 
 def test_the_error_of_a_process_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def pretrain(
     learner: nn.Module = module.build(config, net, prepared.form).to(fabric.device)
     recipe = digest(net, name, config, prepared.train[0], seed, fabric._precision.precision)
     kept = Checkpoint(folder / f"{name}-{recipe}.pt", recipe) if folder else None
-    if kept and (state := kept.load()):
+    if kept and fabric.broadcast(kept.path.exists()) and (state := kept.load()):  # all processes take them, or none
         net.load_state_dict(state["weights"])
         spent_s: float = state["cpu_s"]
     else:
