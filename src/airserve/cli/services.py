@@ -105,13 +105,13 @@ def _gateway_status(url: str, as_json: bool) -> None:
     found = status(url)
     if as_json:
         return show(found)
-    columns = ["model", "site", "as", "share", "state", "under way", "answered", "failed"]
+    columns = ["model", "protocol", "site", "as", "share", "state", "under way", "answered", "failed"]
     lines = []
     for model in found["models"]:
         for site in model["sites"]:
             share = f"mirror {site['mirror']:g}" if "mirror" in site else f"{site['weight']:g}"
             counted = [site[key] for key in ("state", "under_way", "answered", "failed")]
-            lines.append([model["model"], site["url"], site["model"], share, *counted])
+            lines.append([model["model"], model["protocol"], site["url"], site["model"], share, *counted])
     rows(columns, lines)
     total = {key: sum(model[key] for model in found["models"]) for key in ("requests", "retries", "ejections")}
     out.print(", ".join(f"{count} {key}" for key, count in total.items()), highlight=False)
