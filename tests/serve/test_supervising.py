@@ -70,6 +70,7 @@ class Alone:
     def stop(self, number=signal.SIGTERM):
         os.killpg(self.process.pid, number)  # as a terminal does
         status = self.process.wait(15)
+        assert "Warning" not in self.process.stderr.read()
         self.process.stdout.close()
         self.process.stderr.close()
         return status

@@ -311,6 +311,7 @@ class Supervisor:
         until_s = time.monotonic() + DRAIN_S
         for worker in self._workers.values():
             _ended(worker.pid, until_s - time.monotonic())
+            worker.line.close()
         self._held.close()
         if self._held_grpc is not None:
             self._held_grpc.close()
