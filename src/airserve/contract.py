@@ -186,12 +186,14 @@ class Air:
     """The byte relay: devices by source address, sites by destination, and the radio between (as JSON of a Network)."""
 
     network: dict[str, Any]
-    devices: tuple[str, ...]  # source addresses, in the order of the MAC's UEs
-    slice_of: tuple[int, ...]  # index of each device's slice
+    devices: tuple[str, ...]  # source addresses: of a device, or of each of its services; the MAC's channels
+    slice_of: tuple[int, ...]  # index of each one's slice
     sites: tuple[AirSite, ...]
     seed: int
     tightest_ms: float  # the tightest promise: a run whose p99 release lateness passes 10 % of it is invalid
     kinds: tuple[str, ...] = ()  # what each device is on the radio; none: all full
+    device_of: tuple[int, ...] = ()  # number of each one's device; none given: each has its own
+    channels: tuple[dict[str, Any], ...] = ()  # of each, network.channels.Channel
 
 
 @dataclass(frozen=True)

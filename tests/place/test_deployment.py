@@ -23,6 +23,7 @@ from airserve.contract import Deployment, Endpoint, Promise, SiteProcess, from_p
 from airserve.errors import Unknown
 from airserve.linux import born
 from airserve.model import Function, Samples
+from airserve.network.channels import Channel
 from airserve.place import deployment as place
 from airserve.place.deployment import DeploymentError, down, status, up, wanted
 from airserve.place.description import Factory
@@ -181,6 +182,7 @@ def test_wanted_places_every_function_and_names_every_address(world: World) -> N
     assert found.air is not None
     assert found.air.devices == tuple(f"127.1.0.{k}" for k in (2, 3, 4, 5, 6))
     assert found.air.slice_of == (0, 0, 0, 1, 1)
+    assert found.air.device_of == (0, 1, 2, 3, 4)
     assert [(site.name, site.host, site.upstream_port, site.delay_ms) for site in found.air.sites] == [
         ("mast", "127.2.0.1", 7801, 1.0)
     ]
@@ -190,6 +192,20 @@ def test_wanted_places_every_function_and_names_every_address(world: World) -> N
     assert (sent.to, sent.site, sent.air, sent.compress, sent.encoded) == ("air", "mast", (0, 1, 2), True, False)
     assert (split.to, split.site, split.air) == ("device", "mast", (3, 4))
     assert from_plain(Deployment, json.loads(json.dumps(to_plain(found)))) == found
+
+
+def test_services_on_one_device_are_channels_of_it(world: World) -> None:
+    """Service split on the devices of sent: addresses of its own, and the MAC's device is the same."""
+    services = [
+        s.model_copy(update={"devices_of": "sent", "channel": Channel(priority=1)}) if s.name == "split" else s
+        for s in world.factory.services
+    ]
+    factory = world.factory.model_copy(update={"services": tuple(services)})
+    air = wanted(factory, world.plan, registry=world.registry, port=7800).air
+    assert air is not None
+    assert len(set(air.devices)) == 5
+    assert air.device_of == (0, 1, 2, 0, 1)
+    assert [Channel.model_validate(one).priority for one in air.channels] == [None, None, None, 1, 1]
 
 
 def test_wanted_without_labels_names_the_parent_as_reference(world: World) -> None:

@@ -50,6 +50,13 @@ def test_a_slice_without_a_budget_has_the_tightest_promise_in_it(tmp_path):
             "arrival 'sometimes' is unknown; choose periodic",
         ),
         ("rate_hz: 5", "rate_hz: 5\n    transport: sctp", "transport"),
+        ("rate_hz: 5", "rate_hz: 5\n    devices_of: inspec", "in devices_of names service 'inspec', which does not"),
+        ("rate_hz: 5", "rate_hz: 5\n    channel: {priority: 0}", r"channel.priority is 0: it should be greater"),
+        (
+            "rate_hz: 5",
+            "rate_hz: 5\n    channel: {prio: 1}",
+            "unknown key .prio. in services.0.channel; perhaps",
+        ),
         ("delay_ms: 1}", "delay_ms: 1, queue_kb: 5}", "a link without a rate has no queue"),
         ("  sites:", "  rules: [{service: inspectt}]\n  sites:", "rule names service 'inspectt', which does not exist"),
         ("scenario: inf-dh", "scenario: inf-dh, slicing: best", "no slice policy is named 'best'"),

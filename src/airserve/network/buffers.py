@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from airserve.model import Array
+from airserve.network.channels import waiting_in_group
 from airserve.network.headers import PACKET, PACKET_BYTES
 from airserve.network.jit import inner, njit
 
@@ -23,6 +24,7 @@ PACKET_OVERHEAD_BYTES = sum(PACKET.values())
 # What a transport block waits for; the kind of its next event
 OUTCOME, RESEND, REPORT, LOST, REQUEST = 0, 1, 2, 3, 4
 ACCESS, RESOLVE, CONNECT, WAKE = 6, 7, 8, 9  # of a device, not of a block: see rrc.py
+OCCASION = 10  # of a configured grant
 LOST_DUE = 5  # no event: its bytes wait for a grant
 
 FLOW = np.dtype(
@@ -30,13 +32,16 @@ FLOW = np.dtype(
         ("ue", "i8"),
         ("direction", "i8"),
         ("slice", "i8"),
+        ("link", "i8"),  # flow that holds radio and HARQ of its device's channels; these three: channels.py
+        ("group", "i8"),  # flow that stands for its channel group
+        ("several", "i8"),  # its device has more than one channel
         ("enqueued", "i8"),
         ("sent", "i8"),
         ("delivered", "i8"),
         ("known", "i8"),  # how far the base station may grant from now on; up: by buffer status reports
         ("heard", "i8"),  # up: slot in which the newest report was sent that the base station uses
         ("asked", "i8"),  # up: bytes to grant for a scheduling request
-        ("requesting", "i8"),  # up: a scheduling request is on its way
+        ("requesting", "i8"),  # up: 1 + slot of a scheduling request that is on its way; below 0: cancelled
         ("lost", "i8"),  # bytes that HARQ gave up and RLC sends again
         ("processes", "i8"),  # HARQ processes in use
         ("served", "i8"),  # slot of its last transmission
@@ -94,6 +99,7 @@ BLOCK = np.dtype(
         ("kind", "i8"),
         ("next", "i8"),  # in the calendar, among the retransmissions, or among the free
         ("sibling", "i8"),  # in the flow's list of failed blocks
+        ("also", "i8"),  # a row with more bytes of the same block, of another channel; NONE: that is all
     ],
     align=True,
 )
@@ -162,7 +168,8 @@ class Numbers(NamedTuple):
     collided: int = 21  # of these, with another's
     air: int = 22  # list of the blocks sent in this slot, where other cells decide how they are heard
     sent: int = 23  # slots with a PDSCH
-    size: int = 24
+    due: int = 24  # list of the configured grants whose occasion is in this slot
+    size: int = 25
 
 
 N = Numbers()
@@ -210,6 +217,10 @@ class State(NamedTuple):
     ue: Array  # UE (ues,)
     preamble: Array  # int64 (preambles, 2): slot in which it was last sent, and by whom
     levels: Array  # int64: of buffer status reports, none where they are exact
+    long_levels: Array  # int64: of reports of several channel groups
+    channel: Array  # channels.CHANNEL (2 * ues,), or empty where no device has several
+    standing: Array  # configured.STANDING (ues,): configured grants, or empty
+    booked: Array  # int64 (slots until all repeats, slices): PRBs of configured grants; no rows: none
     snr_db: Array  # float32 (2, rows, snapshots, layers), by direction
     reported_db: Array  # float64 (2 * ues, layers): SNR of a flow's last report
     whole_db: Array  # float64 (2 * ues, layers): the SINR that follows for a grant of the whole band
@@ -257,12 +268,15 @@ def later(s: State, b: int, slot: int, kind: int) -> None:
 def waiting(s: State, f: int) -> int:
     """Bytes of a flow that may be granted: what is known of, what RLC sends again, and what a request asks for."""
     flow = s.flow[f]
+    if flow.several:
+        return waiting_in_group(s.flow, s.channel, f)
     return int(max(max(flow.known - flow.sent, 0) + flow.lost, flow.asked))
 
 
 @inner
 def activate(s: State, f: int) -> None:
-    """Put a flow in the list of its slice, unless it stands there."""
+    """Put a flow's group in the list of its slice, unless it stands there."""
+    f = s.flow[f].group
     flow = s.flow[f]
     if not flow.active:
         flow.active = 1
@@ -284,6 +298,15 @@ def new_block(s: State) -> int:
 def free_block(s: State, b: int) -> None:
     s.block[b].next = s.n[N.free_block]
     s.n[N.free_block] = b
+
+
+@inner
+def free_rows(s: State, b: int) -> None:
+    """Free all rows of a block."""
+    while b != NONE:
+        following = s.block[b].also
+        free_block(s, b)
+        b = following
 
 
 @inner

@@ -28,6 +28,7 @@ from airserve.airlog import PACKED
 from airserve.contract import Air, Deployment, from_plain
 from airserve.errors import UserError
 from airserve.linux import die_with_parent, open_all_files, run_on_time, wait
+from airserve.network.channels import Channel
 from airserve.network.journal import Journal
 from airserve.network.mac import Mac
 from airserve.network.topology import Network
@@ -384,6 +385,17 @@ def _listen(site: Any) -> socket.socket:
     return sock
 
 
+def _mac(network: Network, air: Air) -> Mac:
+    return Mac(
+        network,
+        air.slice_of,
+        seed=air.seed,
+        kinds=air.kinds,
+        device_of=air.device_of or None,
+        channels=[Channel.model_validate(one) for one in air.channels] or None,
+    )
+
+
 def main() -> int:
     """Run a deployment's relay until it is told to stop: exit status 0, or 2 with a sentence where it cannot start."""
     if len(sys.argv) != 3:
@@ -400,9 +412,7 @@ def main() -> int:
         _warm_up(network, air)
         scheduling = run_on_time(PRIORITY)
         with Journal(Path(sys.argv[2]), network, scheduling) as journal:
-            relay = Relay(
-                air, Mac(network, air.slice_of, seed=air.seed, kinds=air.kinds), network.cell.slot_ms / 1000, journal
-            )
+            relay = Relay(air, _mac(network, air), network.cell.slot_ms / 1000, journal)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, relay.stop)
             print(f"ready air: {len(air.devices)} devices, {len(air.sites)} sites, {scheduling}", flush=True)
@@ -416,7 +426,7 @@ def main() -> int:
 
 def _warm_up(network: Network, air: Air) -> None:
     """Have the MAC compiled before anybody waits for it."""
-    mac = Mac(network, air.slice_of, seed=air.seed, kinds=air.kinds)
+    mac = _mac(network, air)
     for direction in (DOWN, UP):
         mac.offer(0, direction, 1000, 0.0)
     mac.run(0.1)

@@ -29,7 +29,7 @@ from airserve.network.buffers import (
 from airserve.network.interference import Air, down_over_noise
 from airserve.network.jit import inner
 from airserve.network.mobility import Walk, go, look_up
-from airserve.network.scheduler import deactivate
+from airserve.network.needs import deactivate
 from airserve.network.topology import Cell
 
 MEASURED_MS = 40.0  # from one measurement to the next

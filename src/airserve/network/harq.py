@@ -11,6 +11,7 @@ from airserve.network.buffers import (
     LOST,
     LOST_DUE,
     NONE,
+    OCCASION,
     OUTCOME,
     REPORT,
     REQUEST,
@@ -23,10 +24,13 @@ from airserve.network.buffers import (
     add_failed,
     deliver,
     free_block,
+    free_rows,
     later,
     remove_failed,
     uplink_slot_after,
 )
+from airserve.network.channels import backlog, sent_of
+from airserve.network.configured import due
 from airserve.network.generator import uniform
 from airserve.network.jit import inner
 from airserve.network.rrc import progress, stir
@@ -41,7 +45,7 @@ RLC_DELAY_MS = 40.0  # until RLC sends again what HARQ gave up: t-Reassembly 35 
 def transmit(s: State, c: Config, b: int) -> None:
     """Send a block in the slot being run; among other cells, how it is heard rests on what these send in it."""
     block = s.block[b]
-    flow = s.flow[block.flow]
+    flow = s.flow[s.flow[block.flow].link]
     flow.served = s.n[N.slot]
     block.attempts += 1
     stir(s, c, flow.ue)
@@ -85,7 +89,7 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
     `rise_db`: interference and noise over noise.
     """
     block = s.block[b]
-    f = block.flow
+    f = s.flow[block.flow].link
     flow = s.flow[f]
     slot = s.n[N.slot]
     first = block.attempts == 1
@@ -95,11 +99,16 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
     s.n[N.blocks if first else N.resent] += 1
     if not block.decoded and first:
         s.n[N.failed] += 1
-        add_failed(s, b)
-    elif block.decoded and not first:
-        remove_failed(s, b)
-    if block.decoded:
-        deliver(s, f, (slot + 1) * c.slot_s + c.decode_s)
+    row = b
+    while row != NONE:
+        if s.block[row].start < s.block[row].end:
+            if not block.decoded and first:
+                add_failed(s, row)
+            elif block.decoded and not first:
+                remove_failed(s, row)
+            if block.decoded:
+                deliver(s, s.block[row].flow, (slot + 1) * c.slot_s + c.decode_s)
+        row = s.block[row].also
     if flow.direction == DOWN:
         feedback = slot + c.k1
         feedback += s.pattern[feedback % s.pattern.size].next_up
@@ -129,16 +138,14 @@ def happen(s: State, c: Config) -> None:
         elif kind == RESEND:
             queue_resend(s, b)
         elif kind == LOST:
-            s.block[b].kind = LOST_DUE
-            s.flow[s.block[b].flow].lost += s.block[b].end - s.block[b].start
-            activate(s, s.block[b].flow)
+            lose(s, b)
         elif kind == REPORT:
             learn(s, b)
-            free_block(s, b)
+            free_rows(s, b)
         elif kind == REQUEST:
-            flow = s.flow[s.block[b].flow]
-            flow.requesting, flow.asked = 0, c.request_bytes
-            activate(s, s.block[b].flow)
+            answer(s, c, s.block[b].flow)
+        elif kind == OCCASION:
+            due(s, s.block[b].flow)
         else:
             progress(s, c, s.block[b].flow, kind)
         b = following
@@ -148,16 +155,17 @@ def happen(s: State, c: Config) -> None:
 def outcome(s: State, c: Config, b: int, slot: int) -> None:
     """The base station learns whether a block was decoded: by ACK (downlink), or by decoding it (uplink)."""
     block = s.block[b]
-    flow = s.flow[block.flow]
+    flow = s.flow[s.flow[block.flow].link]
     if block.attempts == 1:
-        correct(s, c, block.flow, block.decoded)
+        correct(s, c, s.flow[block.flow].link, block.decoded)
     if block.decoded:
         flow.processes -= 1
-        if flow.direction == UP and not c.configured and block.report != flow.known and block.sent > flow.heard:
+        news = flow.several or block.report != flow.known
+        if flow.direction == UP and not c.configured and news and block.sent > flow.heard:
             later(s, b, uplink_slot_after(s, slot, c.k2), REPORT)
         else:
             flow.heard = max(flow.heard, block.sent)
-            free_block(s, b)
+            free_rows(s, b)
     elif block.attempts >= MAX_ATTEMPTS:
         give_up(s, b, slot + c.rlc_delay)
     elif flow.direction == UP:
@@ -170,11 +178,62 @@ def outcome(s: State, c: Config, b: int, slot: int) -> None:
 def learn(s: State, b: int) -> None:
     """A block's buffer status report has become of use for grants, unless a later one has."""
     block = s.block[b]
-    flow = s.flow[block.flow]
-    if block.sent > flow.heard:
-        flow.heard, flow.known = block.sent, block.report
-        if flow.known > flow.sent:
-            activate(s, block.flow)
+    link = s.flow[s.flow[block.flow].link]
+    if block.sent <= link.heard:
+        return
+    link.heard = block.sent
+    while b != NONE:
+        f = s.block[b].flow
+        if s.block[b].report != NONE:
+            s.flow[f].known = s.block[b].report
+            if s.flow[f].known > sent_of(s.flow, s.channel, f):
+                activate(s, f)
+        b = s.block[b].also
+
+
+@inner
+def answer(s: State, c: Config, f: int) -> None:
+    """A scheduling request is heard, unless a report went before it; what came after that asks again."""
+    flow = s.flow[f]
+    cancelled = flow.requesting < 0
+    flow.requesting = 0
+    if not cancelled:
+        flow.asked = c.request_bytes
+        activate(s, f)
+    elif backlog(s.flow, s.channel, f) > 0 and flow.known <= sent_of(s.flow, s.channel, f):
+        request(s, c, f)
+
+
+@inner
+def request(s: State, c: Config, f: int) -> None:
+    """Send a scheduling request at the flow's next opportunity; it is decoded one slot later."""
+    flow = s.flow[f]
+    wait = (flow.request_offset - s.n[N.slot]) % c.request_period
+    flow.requesting = 1 + s.n[N.slot] + wait
+    asks(s, f, 1)
+    later(s, s.block.size - s.flow.size + f, uplink_slot_after(s, s.n[N.slot] + wait + 1, c.k2), REQUEST)
+
+
+@inner
+def asks(s: State, f: int, requests: int) -> None:
+    """Count scheduling requests of a flow's device, fewer where one is cancelled."""
+    s.n[N.requests] += requests
+    s.ue[s.flow[f].ue].pucch += requests
+
+
+@inner
+def lose(s: State, b: int) -> None:
+    """What a block held, RLC sends again from now on; its rows part."""
+    while b != NONE:
+        row = s.block[b]
+        following, row.also = row.also, NONE
+        if row.start < row.end:
+            row.kind = LOST_DUE
+            s.flow[row.flow].lost += row.end - row.start
+            activate(s, row.flow)
+        else:
+            free_block(s, b)
+        b = following
 
 
 @inner
@@ -189,6 +248,6 @@ def queue_resend(s: State, b: int) -> None:
 @inner
 def give_up(s: State, b: int, slot: int) -> None:
     """HARQ leaves a block to RLC, which sends its bytes again, cut anew, from a slot on."""
-    s.flow[s.block[b].flow].processes -= 1
+    s.flow[s.flow[s.block[b].flow].link].processes -= 1
     s.n[N.given_up] += 1
     later(s, b, slot, LOST)

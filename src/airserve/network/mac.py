@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import control, frame, radio, rrc, uplink
+from airserve.network import configured, control, frame, radio, rrc, uplink
 from airserve.network.adaptation import REPORT_DELAY_MS, REPORT_PERIOD_MS
 from airserve.network.allocation import granularity
 from airserve.network.buffers import (
@@ -31,6 +31,7 @@ from airserve.network.buffers import (
     State,
     take_done,
 )
+from airserve.network.channels import MOST_GROUPS, Belonging, Channel, lay_out
 from airserve.network.equipment import as_wide, outfit
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.intake import enqueue
@@ -86,8 +87,10 @@ class Usage:
 class Mac:
     """A cell with devices and their queues in both directions; times are seconds on its own clock, from 0.
 
-    `slice_of` has the index of each device's slice, `kinds` what each is (equipment.py; none: all full). `grant` is
-    "sr" (scheduling requests and buffer status reports) or "configured" (a device may send in any uplink slot without
+    `slice_of` has the index of each device's slice, `kinds` what each is (equipment.py; none: all full). A device with
+    several services has a logical channel for each: then these are by channel, as `ue` is wherever the MAC is asked or
+    answers, `device_of` says whose each is, and `channels` its priority and rate (channels.py). `grant` is "sr"
+    (scheduling requests and buffer status reports) or "configured" (a device may send in any uplink slot without
     asking). `processing` adds the times that a device takes to prepare and decode. Without `grant` the cell's own
     holds. `max_records` records have room at first; more get it.
 
@@ -112,6 +115,8 @@ class Mac:
         processing: bool = True,
         max_records: int = 1024,
         kinds: Sequence[str] = (),
+        device_of: Sequence[int] | None = None,
+        channels: Sequence[Channel] | None = None,
     ) -> None:
         if (cells := len(network.cell_names)) > 1:
             raise MacError(
@@ -119,15 +124,9 @@ class Mac:
                 "several are for the twin: airserve simulate."
             )
         self._config, self._state = initial(
-            network,
-            slice_of,
-            seed=seed,
-            trace=trace,
-            grant=grant,
-            processing=processing,
-            records=max_records,
-            kinds=kinds,
-        )
+            network, slice_of, seed=seed, trace=trace, grant=grant, processing=processing, records=max_records,
+            kinds=kinds, device_of=device_of, channels=channels,
+        )  # fmt: skip
         self._slicing = network.cell.slicing
         self._offered: list[tuple[int, int, int, int, float]] = []  # heap: slot, id, flow, bytes, time
         self._ahead = NO_ARRIVALS  # those offered as arrays, by slot and id
@@ -232,18 +231,18 @@ def usage(s: State, c: Config) -> Usage:
     slots = int(s.n[N.slot])
     return Usage(
         slots * c.slot_s,
-        prbs_there(s.pattern, c.prbs, slots),
+        prbs_there(s, c, slots),
         s.prbs_used.copy(),
         s.nbytes.copy(),
         *(int(s.n[i]) for i in (N.blocks, N.failed, N.resent, N.given_up, N.requests)),
     )
 
 
-def prbs_there(pattern: Array, prbs: int, slots: int) -> Array:
-    """PRBs of the first slots of a pattern, int64 (2,), by direction."""
-    whole, rest = divmod(slots, len(pattern))
-    used = pattern["elements"] > 0
-    there: Array = prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0))
+def prbs_there(s: State, c: Config, slots: int) -> Array:
+    """PRBs of the first slots, int64 (2,), by direction."""
+    whole, rest = divmod(slots, len(s.pattern))
+    used = s.pattern["elements"] > 0
+    there: Array = c.prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0))
     return there
 
 
@@ -256,7 +255,7 @@ def _run(s: State, c: Config, arrivals: Array, end: int) -> Array:
             one = arrivals[at]
             enqueue(s, c, one.flow, one.nbytes, one.at_s, one.id)
             at += 1
-        if quiet(s):
+        if quiet(s.n):
             s.n[N.slot] = min(end, max(arrivals[at].slot, s.n[N.slot] + 1)) if at < arrivals.size else end
         else:
             step(s, c)
@@ -276,8 +275,10 @@ def initial(
     processing: bool = True,
     records: int = 1024,
     kinds: Sequence[str] = (),
+    device_of: Sequence[int] | None = None,
+    channels: Sequence[Channel] | None = None,
 ) -> tuple[Config, State]:
-    """A cell at its start, for `Mac` and for the twin. Raises `MacError` for what cannot be."""
+    """A cell at its start, for `Mac` and for the twin. Raises `MacError` and `ChannelError` for what cannot be."""
     cell, ues = network.cell, len(slice_of)
     if ues == 0 or min(slice_of) < 0 or max(slice_of) >= len(network.slices):
         raise MacError(
@@ -287,12 +288,28 @@ def initial(
     grant = grant or cell.grant
     if grant not in ("sr", "configured"):
         raise MacError(f"grant {grant!r} is unknown; choose sr or configured.")
-    if grant == "sr" and (sentence := uplink.too_many(cell, ues)):
+    devices = np.arange(ues) if device_of is None else np.asarray(device_of, np.int64)
+    channels = (Channel(),) * ues if channels is None else channels
+    if len(devices) != ues or len(channels) != ues:
+        raise MacError(
+            f"cell {cell.name} was given {ues} channels by slice, {len(devices)} by device and {len(channels)} by "
+            "priority; give each channel all three."
+        )
+    asking = len(set(zip(devices.tolist(), slice_of, strict=True)))  # a device asks for each of its slices apart
+    if grant == "sr" and (sentence := uplink.too_many(cell, asking)):
         raise MacError(sentence)
+    if grant == "configured" and any(one.configured_grant for one in channels):
+        raise MacError(
+            f"cell {cell.name} has grant: configured, by which devices may send in every uplink slot; a service's "
+            "configured_grant means nothing there, so leave one of them out."
+        )
     rng = np.random.default_rng(seed)
     config = config_of(cell, trace := trace or radio.load(cell), len(network.slices), ues, grant, processing)
-    state = state_of(network, config, np.asarray(slice_of, np.int64), trace, rng, records)
-    return config, outfit(state, cell, trace, kinds)
+    belongs = Belonging(np.asarray(slice_of, np.int64), devices, channels)
+    state = state_of(network, config, belongs, trace, rng, records)
+    if kinds:  # a device is what its first service says
+        state = outfit(state, cell, trace, [kinds[k] for k in state.flow["ue"][:ues]])
+    return config, configured.book_all(state, cell, channels)
 
 
 def config_of(
@@ -328,22 +345,25 @@ def config_of(
 
 
 def state_of(
-    network: Network, c: Config, slice_of: Array, trace: radio.Trace, rng: np.random.Generator, records: int
+    network: Network, c: Config, belongs: Belonging, trace: radio.Trace, rng: np.random.Generator, records: int
 ) -> State:
     flow = np.zeros(2 * c.ues, FLOW)
-    flow["ue"], flow["slice"] = np.tile(np.arange(c.ues), 2), np.tile(slice_of, 2)
+    flow["ue"], flow["slice"] = np.tile(np.arange(c.ues), 2), np.tile(belongs.slice_of, 2)
+    channel = lay_out(flow, belongs, network.slices, c.slot_s)
     flow["direction"] = np.repeat([DOWN, UP], c.ues)
     for name in ("head", "tail", "unsent", "failed", "report", "served", "heard", "needed_bytes"):
         flow[name] = NONE
     rows, offsets = radio.assign(trace, c.ues, rng)
-    flow["row"], flow["offset"] = np.tile(rows, 2), np.tile(offsets, 2)
+    flow["row"], flow["offset"] = rows[flow["ue"]], offsets[flow["ue"]]
     pattern = frame.pattern(network.cell)
     flow["open_db"] = uplink.open_loop_db(network.cell, trace)[flow["row"]]
     flow["most"], flow["mcs_last"], flow["antennas"] = c.prbs, FIRST_64QAM - 1, network.cell.ue_antennas
     flow["strength_db"] = np.nan  # not worked out yet
     opportunities = uplink.request_slots(network.cell)
-    flow["request_offset"] = opportunities[flow["ue"] % len(opportunities)]
+    flow["request_offset"] = opportunities[np.arange(2 * c.ues) % c.ues % len(opportunities)]
     blocks = min(2 * c.ues * (PROCESSES + 8), 8192 + 4 * c.ues)  # in flight, and lost; none free: a flow waits
+    if channel.size:
+        blocks *= 1 + MOST_GROUPS  # rows of a block
     block = np.zeros(blocks + 3 * c.ues, BLOCK)
     block["flow"][blocks:] = np.concatenate([np.arange(c.ues), np.arange(2 * c.ues)])
     block["next"] = np.arange(1, len(block) + 1)
@@ -353,8 +373,9 @@ def state_of(
     record["next"][-1] = NONE
     n = np.zeros(N.size, np.int64)
     n[N.random] = rng.integers(1, 2**63 - 1)
-    n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP, N.air]] = NONE
-    ahead = c.request_period + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols) + rrc.farthest(c.access)
+    n[[N.done_first, N.done_last, N.resend + DOWN, N.resend + UP, N.air, N.due]] = NONE
+    farthest = configured.longest(network.cell, belongs.channels) + c.request_period + rrc.farthest(c.access)
+    ahead = farthest + c.rlc_delay + c.k1 + c.k2 + 4 * len(network.cell.symbols)
     snr_db = as_wide(trace, max(trace.snr_down_db.shape[-1], trace.snr_up_db.shape[-1]))
     return State(
         n=n,
@@ -368,6 +389,10 @@ def state_of(
         ue=rrc.devices(network.cell, c.ues, rng),
         preamble=np.full((rrc.PREAMBLES, 2), NONE),
         levels=uplink.levels(network.cell.buffer_status),
+        long_levels=uplink.levels("exact" if network.cell.buffer_status == "exact" else "long"),
+        channel=channel,
+        standing=np.zeros(0, configured.STANDING),
+        booked=np.zeros((0, c.slices), np.int64),
         snr_db=snr_db,
         reported_db=np.zeros((2 * c.ues, snr_db.shape[-1])),
         whole_db=np.zeros((2 * c.ues, snr_db.shape[-1])),

@@ -262,7 +262,7 @@ def shortlist(s: State, given: int) -> int:
         if s.flow[f].metric > 0:
             at = n
             for i in range(given):
-                if s.candidate[i].flow == f:
+                if s.flow[s.candidate[i].flow].link == s.flow[f].link:
                     at = NONE
         if at == CANDIDATES:
             at = given

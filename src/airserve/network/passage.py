@@ -96,7 +96,7 @@ def simulate(s: State, c: Config, w: World, rules: Array, end: int) -> None:
         while w.n[M.events] > 0 and visible_slot(c, w.event[w.heap[0]].at_s) <= slot:
             happen(w, rules)
             flush(s, c, w)
-        if quiet(s):
+        if quiet(s.n):
             nearest = end if w.n[M.sent] == w.asked.size else visible_slot(c, w.asked[w.n[M.sent]].ready_s)
             if w.n[M.events] > 0:
                 nearest = min(nearest, visible_slot(c, w.event[w.heap[0]].at_s))

@@ -27,6 +27,7 @@ from airserve.network.buffers import (
     activate,
     later,
 )
+from airserve.network.channels import backlog, drained, sent_of
 from airserve.network.generator import uniform
 from airserve.network.jit import inner
 from airserve.network.sleeping import rest
@@ -115,14 +116,14 @@ def prach_slot(cell: Cell) -> int:
 def reachable(s: State, c: Config, f: int, empty: bool) -> bool:
     """Whether a device can be served at once with what has come to a flow; if not, see to it that it soon can.
 
-    `empty`: nothing waited in the flow before.
+    `empty`: nothing of the device waited in its direction before.
     """
     flow, a = s.flow[f], c.access
     ue, slot = s.ue[flow.ue], s.n[N.slot]
     if ue.accessing:
         return False
-    other = s.flow[f - c.ues if flow.direction == UP else f + c.ues]
-    quiet_for = slot - ue.active_at if empty and other.sent == other.enqueued else 0
+    other = f - c.ues if flow.direction == UP else f + c.ues
+    quiet_for = slot - ue.active_at if empty and drained(s.flow, s.channel, other) else 0
     if not a.always_on and quiet_for > a.inactivity:
         ue.accessing, ue.asleep, ue.attempts = 1, 0, 0
         ue.preparing = a.resume if quiet_for <= a.inactivity + a.inactive else a.setup
@@ -203,14 +204,22 @@ def progress(s: State, c: Config, u: int, kind: int) -> None:
 @inner
 def take_up(s: State, c: Config, u: int, connected: bool) -> None:
     """What waited for a device can be granted from now on; its last message of access reports its buffer."""
-    for f in range(u, s.flow.size, c.ues):
-        flow = s.flow[f]
-        if flow.sent == flow.enqueued or (flow.direction == UP and not connected):
-            continue
-        if flow.direction == DOWN or c.configured:
-            flow.known = flow.enqueued
-        else:
-            flow.known = flow.sent + uplink.reported(s.levels, flow.enqueued - flow.sent)
+    for link in range(u, s.flow.size, c.ues):
+        f = s.channel[link].first if s.flow[link].several else link
+        while f != NONE:
+            if s.flow[f].direction == DOWN or connected:
+                take_up_flow(s, c, f, connected)
+            f = s.channel[f].following if s.flow[f].several else NONE
+
+
+@inner
+def take_up_flow(s: State, c: Config, f: int, connected: bool) -> None:
+    """As `take_up`, for one flow."""
+    flow, waits = s.flow[f], backlog(s.flow, s.channel, s.flow[f].group)
+    if flow.sent < flow.enqueued:
+        if flow.direction != DOWN and not c.configured:
+            waits = uplink.reported(s.levels, waits)
+        s.flow[flow.group].known = sent_of(s.flow, s.channel, flow.group) + waits
         activate(s, f)
         r = flow.unsent
         while r != NONE:

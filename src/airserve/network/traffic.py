@@ -11,9 +11,10 @@ import numpy as np
 from airserve import arrivals
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import frame, transport
+from airserve.network import transport
+from airserve.network.channels import Channel
 from airserve.network.jit import njit
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 
 REQUEST = np.dtype(
     [
@@ -63,6 +64,8 @@ class Flow:
     transport: Transport = "stream"
     ue: str = "full"  # what kind of devices they are: equipment.parse
     carrier: int | None = None  # of the cell, from 1, that its devices are on; none: dealt out by load
+    devices_of: str = ""  # another flow, whose devices these are too as far as it has them: a logical channel more
+    channel: Channel = field(default_factory=Channel)
 
     @property
     def computes_on_device(self) -> bool:
@@ -106,9 +109,9 @@ def requests(
 
 
 def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
-    """The carrier of every device of all flows, from 0: that of its flow, else in turn the one that is filled least.
+    """The carrier of every device of all flows, from 0: that of its flow, else in turn the one with the least to carry.
 
-    A device fills it by its mean bytes a second, both ways, of the resource elements that the carrier has for data.
+    What a device has is its mean bytes a second, both ways.
 
     >>> from airserve.network.topology import Cell, Site, Slice
     >>> two = Network(cells=(Cell(name="hall", carriers=2),), slices=(Slice(name="all"),),
@@ -116,21 +119,43 @@ def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
     >>> carriers(two, [Flow("big", "all", 1, 9.0, carrier=2), Flow("small", "all", 4, 3.0)])
     [1, 0, 0, 0, 0]
     """
-    if len(network.carriers) == 1:
+    if network.cell.carriers == 1:
         return [0] * sum(flow.devices for flow in flows)
-    load, size, found = np.zeros(len(network.carriers)), np.array([_size(cell) for cell in network.carriers]), []
+    load, found = np.zeros(network.cell.carriers), []
     for flow in sorted(flows, key=lambda one: one.carrier is None):
         each = flow.rate_hz * max(1.0, float(np.mean(flow.bytes_up)) + float(np.mean(flow.bytes_down)))
         for _ in range(flow.devices):
-            chosen = int((load / size).argmin()) if flow.carrier is None else flow.carrier - 1
+            chosen = int(load.argmin()) if flow.carrier is None else flow.carrier - 1
             load[chosen] += each
             found.append((flow.name, chosen))
     return [chosen for flow in flows for name, chosen in found if name == flow.name]
 
 
-def _size(cell: Cell) -> float:
-    """Resource elements for data in a millisecond, both ways."""
-    return float(frame.pattern(cell)["elements"].sum(axis=1).mean()) * cell.prbs / cell.slot_ms
+def device_of(flows: Sequence[Flow]) -> list[int]:
+    """The device of every flow's every device, numbered as if each had its own: device k of a flow that names another
+    is device k of that one. Raises `TrafficError` for a name that is not there.
+
+    >>> video = Flow("video", "a", devices=2, rate_hz=1)
+    >>> device_of([video, Flow("alarm", "b", devices=3, rate_hz=1, devices_of="video")])
+    [0, 1, 0, 1, 4]
+    """
+    first, number = {}, 0
+    for flow in flows:
+        first[flow.name] = number, flow.devices
+        number += flow.devices
+    found: list[int] = []
+    for flow in flows:
+        own = first[flow.name][0]
+        of, there = first.get(flow.devices_of, (own, 0))
+        named = next((one for one in flows if one.name == flow.devices_of), None)
+        if flow.devices_of and (named is None or named.devices_of):
+            others = [one.name for one in flows if not one.devices_of and one.name != flow.name]
+            raise TrafficError(
+                f"flow {flow.name} is on the devices of {flow.devices_of!r}, which "
+                f"{'does not exist' if named is None else 'has none of its own'}; choose {', '.join(others) or 'none'}."
+            )
+        found += [of + k if k < there else own + k for k in range(flow.devices)]
+    return found
 
 
 def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
@@ -141,10 +166,10 @@ def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
 def _check(network: Network, flow: Flow) -> None:
     if flow.slice not in (slices := [s.name for s in network.slices]):
         raise TrafficError(f"flow {flow.name} names slice {flow.slice!r}; the network has {', '.join(slices)}.")
-    if flow.carrier is not None and not 1 <= flow.carrier <= len(network.carriers):
+    if flow.carrier is not None and not 1 <= flow.carrier <= network.cell.carriers:
         raise TrafficError(
             f"flow {flow.name} is on carrier {flow.carrier}; cell {network.cell.name} has carriers 1 to "
-            f"{len(network.carriers)}."
+            f"{network.cell.carriers}."
         )
     if flow.site and flow.site not in (sites := [s.name for s in network.sites]):
         raise TrafficError(f"flow {flow.name} names site {flow.site!r}; the network has {', '.join(sites)}.")

@@ -90,6 +90,7 @@ def wanted(
     on_air: list[str] = []
     slice_of: list[int] = []
     kinds: list[str] = []
+    first: dict[str, int] = {}  # of each service, its first device in `on_air`
     k = 0
     for choice in plan.choices:
         service, chosen = factory.service(choice.service), choice.chosen
@@ -97,6 +98,7 @@ def wanted(
         asker = _asker(service, chosen, addresses, registry)
         if chosen.site:
             asker = replace(asker, air=tuple(range(len(on_air), len(on_air) + len(addresses))))
+            first[service.name] = len(on_air)
             on_air.extend(addresses)
             slice_of.extend([factory.network.slice_index(service.slice)] * len(addresses))
             kinds.extend([service.ue] * len(addresses))
@@ -124,6 +126,8 @@ def wanted(
             devices=tuple(on_air),
             slice_of=tuple(slice_of),
             kinds=tuple(kinds),
+            device_of=_device_of(factory, first),
+            channels=tuple(s.channel.model_dump() for s in map(factory.service, first) for _ in range(s.devices)),
             sites=tuple(
                 AirSite(site, f"127.2.0.{s}", port + s, "127.0.0.1", port + s, factory.network.site(site).delay_ms)
                 for site, s in sites.items()
@@ -133,6 +137,17 @@ def wanted(
             tightest_ms=min(choice.promise.latency_ms for choice in plan.choices),
         )
     return Deployment(name, tuple(processes), air, tuple(askers))
+
+
+def _device_of(factory: Factory, first: dict[str, int]) -> tuple[int, ...]:
+    """The device behind every address on the air: that of another service, where `devices_of` says so and has it."""
+    found: list[int] = []
+    for name, own in first.items():
+        service = factory.service(name)
+        of = service.devices_of if service.devices_of in first else None
+        there = factory.service(of).devices if of else 0
+        found += [first[of] + k if of and k < there else own + k for k in range(service.devices)]
+    return tuple(found)
 
 
 def _at_site(chosen: Candidate) -> str:

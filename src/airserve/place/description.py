@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from airserve import arrivals, contract
 from airserve.errors import Unknown, UserError
 from airserve.network import equipment
+from airserve.network.channels import Channel
 from airserve.network.topology import Description, Name, Network, Site
 from airserve.network.traffic import Transport
 
@@ -60,6 +61,8 @@ class Service(Description):
     ue: str = "full"  # what its devices are on the radio: full, or redcap with parameters, see docs/network.md
     carrier: int | None = Field(None, ge=1)  # of the cell's `carriers`, that its devices are on; none: dealt by load
     transport: Transport = "stream"  # in the twin; the emulator's is always "stream": docs/network.md
+    devices_of: Name | None = None  # another service, on whose devices this one is too, the first on the first
+    channel: Channel = Channel()  # its logical channel on these devices: who goes first in a grant
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -97,9 +100,14 @@ class Factory(Description):
             if names.count(service.name) > 1:
                 raise ValueError(f"two services are named {service.name}; give each its own name")
             _known("slice", service.slice, slices, f"service {service.name}")
+            if service.devices_of is not None:
+                own = [one.name for one in self.services if one.devices_of is None and one.name != service.name]
+                if not own:
+                    raise ValueError(f"service {service.name} has devices_of, and no other has devices to share")
+                _known("service", service.devices_of, own, f"service {service.name} in devices_of")
             for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
                 _known("site", site, list(sites), f"service {service.name}")
-            if service.carrier is not None and service.carrier > (there := len(self.network.carriers)):
+            if service.carrier is not None and service.carrier > (there := self.network.cell.carriers):
                 raise ValueError(
                     f"service {service.name} is on carrier {service.carrier}; cell {self.network.cell.name} has "
                     f"{there}: raise its carriers, or leave the key out"
