@@ -21,6 +21,7 @@ from airserve.network.harq import happen as outcomes
 from airserve.network.intake import enqueue
 from airserve.network.interference import BINS, REPORTS, Air, forget, heard, measure, report, sent
 from airserve.network.jit import inner, njit
+from airserve.network.lending import lend, owned
 from airserve.network.mac import Grant, MacError, config_of, state_of
 from airserve.network.passage import M, World, begin, delivered, happen
 from airserve.network.scheduler import quiet, schedule
@@ -53,7 +54,7 @@ def cell(t: Cluster, k: int) -> State:
     w = t.whole
     return State(
         t.n[k], w.flow, w.block, w.record, t.calendar[k], t.active[k], t.slices[k], w.pattern, w.ue, t.preamble[k],
-        w.levels, w.long_levels, w.channel, w.standing, w.booked, w.snr_db, w.reported_db, w.whole_db, w.beams,
+        w.levels, w.long_levels, w.channel, w.standing, w.booked, w.snr_db, w.reported_db, w.whole_db, owned(w.beams),
         w.candidate, t.prbs_used[k], t.nbytes[k],
     )  # fmt: skip
 
@@ -70,8 +71,9 @@ def leave(t: Cluster, s: State) -> None:
 
 
 @njit
-def simulate(t: Cluster, c: Config, w: World, rules: Array, end: int) -> None:
+def simulate(cluster: Cluster, config: Config, world: World, rules: Array, end: int) -> None:
     """As `passage.simulate`, for all cells."""
+    t, c, w = lend(cluster), lend(config), lend(world)
     cells = t.n.shape[0]
     while w.n[M.closed] < w.asked.size and t.n[0, N.slot] < end:
         slot = t.n[0, N.slot]
@@ -108,7 +110,7 @@ def step(t: Cluster, c: Config) -> None:
     for k in range(cells):
         if quiet(t.n[k]):
             continue
-        s = cell(t, k)
+        s = lend(cell(t, k))
         take(t, s)
         if s.n[N.events] > 0:
             outcomes(s, c)
@@ -122,7 +124,7 @@ def step(t: Cluster, c: Config) -> None:
     measure(c, t.air, slot)
     for k in range(cells):
         if t.n[k, N.air] != NONE:
-            s = cell(t, k)
+            s = lend(cell(t, k))
             take(t, s)
             heard(s, c, t.air, k)
             leave(t, s)
@@ -148,7 +150,7 @@ def move(t: Cluster, c: Config, slot: int) -> None:
             handover.walk_on(t.whole, c, a, t.rules, d, ue)
             target = handover.better(t.rules, d.loss_db[ue], a.cell[ue], d.since[ue], slot)
             if target != NONE and not handover.busy(t.whole, ue):
-                s = cell(t, a.cell[ue])
+                s = lend(cell(t, a.cell[ue]))
                 take(t, s)
                 handover.go_over(s, c, a, t.rules, d, ue, target)
                 leave(t, s)
@@ -160,7 +162,7 @@ def move(t: Cluster, c: Config, slot: int) -> None:
             continue
         d.away[i] = d.away[d.away[0]]
         d.away[0] -= 1
-        handover.arrive(cell(t, a.cell[ue]), c, ue)
+        handover.arrive(lend(cell(t, a.cell[ue])), c, ue)
 
 
 @inner
@@ -177,7 +179,7 @@ def collect(t: Cluster, w: World, rules: Array) -> None:
     """Pass on what the cells have carried."""
     for k in range(t.n.shape[0]):
         if t.n[k, N.done] > 0:
-            s = cell(t, k)
+            s = lend(cell(t, k))
             take(t, s)
             while s.n[N.done] > 0:
                 delivered(s, w, rules)
@@ -190,7 +192,7 @@ def flush(t: Cluster, c: Config, w: World) -> None:
     for i in range(w.n[M.offered]):
         one = w.offers[i]
         ue = w.asked[one.id >> 20].ue
-        s = cell(t, t.air.cell[ue])
+        s = lend(cell(t, t.air.cell[ue]))
         take(t, s)
         enqueue(s, c, one.kind * c.ues + ue, one.nbytes, one.at_s, one.id)
         leave(t, s)

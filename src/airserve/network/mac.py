@@ -36,6 +36,7 @@ from airserve.network.equipment import as_wide, outfit
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
 from airserve.network.intake import enqueue
 from airserve.network.jit import njit
+from airserve.network.lending import lend
 from airserve.network.link import FIRST_64QAM
 from airserve.network.pairing import CANDIDATE, CANDIDATES, MOST, beams
 from airserve.network.scheduler import quiet, step
@@ -247,8 +248,9 @@ def prbs_there(s: State, c: Config, slots: int) -> Array:
 
 
 @njit
-def _run(s: State, c: Config, arrivals: Array, end: int) -> Array:
+def _run(state: State, config: Config, arrivals: Array, end: int) -> Array:
     """Run the slots before `end`; returns the places of the records delivered."""
+    s, c = lend(state), lend(config)
     at = 0
     while s.n[N.slot] < end:
         while at < arrivals.size and arrivals[at].slot <= s.n[N.slot]:

@@ -16,6 +16,7 @@ from airserve.network.core import ANY, DROP, cross, detect
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.intake import enqueue
 from airserve.network.jit import inner, njit
+from airserve.network.lending import lend
 from airserve.network.scheduler import quiet, step
 from airserve.network.traffic import join
 from airserve.network.transport import (
@@ -84,8 +85,9 @@ class World(NamedTuple):
 
 
 @njit
-def simulate(s: State, c: Config, w: World, rules: Array, end: int) -> None:
+def simulate(state: State, config: Config, world: World, rules: Array, end: int) -> None:
     """Slot by slot from where it was until all requests are closed or `end`; a quiet cell jumps to the next event."""
+    s, c, w = lend(state), lend(config), lend(world)
     while w.n[M.closed] < w.asked.size and s.n[N.slot] < end:
         slot = s.n[N.slot]
         note(s, w, slot)
