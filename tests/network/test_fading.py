@@ -1,8 +1,15 @@
 """Link adaptation on a channel that moves: the outer loop against the target, under AR(1) Rayleigh fading."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from airserve.network import adaptation
+from airserve.network.buffers import FLOW
+from airserve.network.jit import njit
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.radio import Trace
 
@@ -40,3 +47,36 @@ def test_the_outer_loop_holds_its_target(network, speed_kmh, direction):
     blocks = after.blocks - before.blocks
     assert blocks > 1_500
     assert (after.failed - before.failed) / blocks == pytest.approx(0.1, abs=0.02)
+
+
+class Traced(NamedTuple):
+    """As much of a state and of a configuration as a place in a trace needs."""
+
+    flow: Any
+    snr_db: Any
+    snapshot: float
+
+
+@njit
+def place(traced, slot):
+    return adaptation.place(traced, traced, 0, slot)
+
+
+@settings(deadline=None)
+@given(
+    offset=st.floats(0, 200),
+    slot=st.integers(0, 10**9),
+    snapshot=st.floats(0.25, 1000),
+    snapshots=st.integers(1, 300),
+)
+@example(offset=0.0, slot=3 * 198, snapshot=3.0, snapshots=100)
+@example(offset=np.nextafter(198.0, 0), slot=0, snapshot=1.0, snapshots=100)
+@example(offset=0.1, slot=593, snapshot=2.9999999999999996, snapshots=100)
+def test_a_trace_is_walked_forth_and_back(offset, slot, snapshot, snapshots):
+    """To the bit as Python's remainder has it."""
+    flow = np.zeros(1, FLOW)
+    flow["offset"] = offset
+    at = place(Traced(flow, np.zeros((2, 1, snapshots, 1), np.float32), snapshot), slot)
+    length = 2 * (snapshots - 1)
+    expected = (offset + slot / snapshot) % length if length else 0.0
+    assert at == min(expected, length - expected)

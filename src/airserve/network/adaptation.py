@@ -27,15 +27,32 @@ THRESHOLD_DB, EFFICIENCY, QM, RATE = link.ALL_THRESHOLD_DB, link.ALL_EFFICIENCY,
 @inner
 def snr_db(s: State, c: Config, f: int, layers: int, slot: int) -> float:
     """SNR in dB per layer of a flow in a slot, by the trace: linear between snapshots, forth and back in time."""
+    return snr_at_db(s, f, layers, place(s, c, f, slot))
+
+
+@inner
+def place(s: State, c: Config, f: int, slot: int) -> float:
+    """Where in its trace a flow is in a slot, in snapshots."""
+    last = s.snr_db.shape[2] - 1
+    if last == 0:
+        return 0.0
+    length, at = float(2 * last), s.flow[f].offset + slot / c.snapshot
+    at -= length * np.floor(at / length)  # as `%`, which takes four times as long: all of it is exact, for length is
+    if at < 0.0:  # whole, but the quotient, which may be one off
+        at += length
+    elif at >= length:
+        at -= length
+    return float(length - at if at > last else at)
+
+
+@inner
+def snr_at_db(s: State, f: int, layers: int, at: float) -> float:
+    """As `snr_db`, at a place of the trace."""
     flow = s.flow[f]
     trace = s.snr_db[flow.direction, flow.row]
-    last = trace.shape[0] - 1
-    if last == 0:
+    if trace.shape[0] == 1:
         return float(trace[0, layers - 1] + flow.shift_db)
-    at = (flow.offset + slot / c.snapshot) % (2 * last)
-    if at > last:
-        at = 2 * last - at
-    i = min(int(at), last - 1)
+    i = min(int(at), trace.shape[0] - 2)
     snr = trace[i, layers - 1] * (i + 1 - at) + trace[i + 1, layers - 1] * (at - i)
     return float(snr + flow.shift_db)
 
@@ -48,8 +65,15 @@ def sinr_db(s: State, c: Config, f: int, snr: float, prbs: int) -> float:
     (TS 38.213 7.1.1).
     """
     if s.flow[f].direction == UP:
-        snr += min(10.0 * log10(c.prbs / prbs), s.flow[f].open_db)
+        open_db = s.flow[f].open_db
+        snr += open_db if open_db <= 0.0 else min(10.0 * log10(c.prbs / prbs), open_db)
     return float(with_evm_db(snr))
+
+
+@inner
+def as_on_all(s: State, c: Config, f: int, prbs: int) -> bool:
+    """Whether a flow's SINR on some PRBs is that on all: unless its device has more power than it may use on all."""
+    return bool(prbs == c.prbs or s.flow[f].direction != UP or s.flow[f].open_db <= 0.0)
 
 
 @inner
@@ -69,9 +93,9 @@ def listen(s: State, c: Config, f: int, slot: int) -> None:
     flow = s.flow[f]
     measured = max(slot - c.report_delay, 0) // c.report_period * c.report_period
     if flow.report != measured:
-        flow.report = measured
+        flow.report, at = measured, place(s, c, f, measured)
         for k in range(s.reported_db.shape[1]):
-            s.reported_db[f, k] = snr_db(s, c, f, k + 1, measured) - flow.rise_db
+            s.reported_db[f, k] = snr_at_db(s, f, k + 1, at) - flow.rise_db
             s.whole_db[f, k] = sinr_db(s, c, f, s.reported_db[f, k], c.prbs)
     elif flow.olla_db == flow.chosen_db:
         return
@@ -87,8 +111,9 @@ def choose(s: State, c: Config, f: int, prbs: int) -> tuple[int, int]:
     A device that clears no threshold is sent the lowest MCS on one layer, and HARQ makes up for it.
     """
     best, mcs_best, layers_best = 0.0, s.flow[f].mcs_first, 1
+    whole = as_on_all(s, c, f, prbs)
     for layers in range(1, s.reported_db.shape[1] + 1):
-        sinr = s.whole_db[f, layers - 1] if prbs == c.prbs else sinr_db(s, c, f, s.reported_db[f, layers - 1], prbs)
+        sinr = s.whole_db[f, layers - 1] if whole else sinr_db(s, c, f, s.reported_db[f, layers - 1], prbs)
         mcs = highest(s, f, sinr + s.flow[f].olla_db)
         if mcs >= 0 and layers * EFFICIENCY[mcs] > best:
             best, mcs_best, layers_best = layers * EFFICIENCY[mcs], mcs, layers
@@ -135,6 +160,6 @@ def block_bits(elements: int, prbs: int, mcs: int, layers: int) -> int:
 
 
 @inner
-def bler_at(snr: float, mcs: int, bits: int) -> float:
-    """Probability that a transport block of some bits is not decoded at a linear SNR per layer."""
-    return float(link.bler(10 * log10(snr), mcs, bits))
+def bler_at(snr_db: float, mcs: int, bits: int) -> float:
+    """Probability that a transport block of some bits is not decoded at an SNR per layer in dB."""
+    return float(link.bler(snr_db, mcs, bits))

@@ -5,6 +5,8 @@ TS 38.321 5.3.2 and 5.4.2 (HARQ), TS 38.213 9.2.3 (k1), TS 38.322 5.3.2 (RLC AM 
 
 from __future__ import annotations
 
+from math import log10
+
 from airserve.network.adaptation import bler_at, correct, sinr_db, snr_db
 from airserve.network.buffers import (
     DOWN,
@@ -38,6 +40,7 @@ from airserve.network.rrc import progress, stir
 PROCESSES = 16  # of a device in a direction
 MAX_ATTEMPTS = 4  # transmissions of a block before HARQ gives it up
 K1_SLOTS = 4  # from PDSCH to its acknowledgement at the earliest
+ROUNDING = 1e-9  # of a probability of error, from decibels to a ratio and back, with much to spare
 RLC_DELAY_MS = 40.0  # until RLC sends again what HARQ gave up: t-Reassembly 35 ms and a status report
 
 
@@ -94,8 +97,7 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
     slot = s.n[N.slot]
     first = block.attempts == 1
     snr = snr_db(s, c, f, block.layers, slot) + block.shift_db - rise_db
-    block.snr += 10.0 ** (sinr_db(s, c, f, snr, block.prbs) / 10)
-    block.decoded = uniform(s) >= bler_at(block.snr, block.mcs, block.bits)
+    block.decoded = decoded(s, b, sinr_db(s, c, f, snr, block.prbs))
     s.n[N.blocks if first else N.resent] += 1
     if not block.decoded and first:
         s.n[N.failed] += 1
@@ -120,6 +122,21 @@ def receive(s: State, c: Config, b: int, rise_db: float) -> None:
             ue.acks |= bit
     else:
         later(s, b, slot + 1, OUTCOME)
+
+
+@inner
+def decoded(s: State, b: int, sinr_db: float) -> bool:
+    """Draw whether a block is decoded with what is heard of it now and what was before.
+
+    Most are at once: the sum is worked out only where it will be of use, or where rounding could tell in the draw.
+    """
+    block, drawn = s.block[b], uniform(s)
+    if block.attempts == 1:
+        lost = bler_at(sinr_db, block.mcs, block.bits)
+        if drawn >= lost + ROUNDING:
+            return True
+    block.snr += 10.0 ** (sinr_db / 10)
+    return bool(drawn >= bler_at(10.0 * log10(block.snr), block.mcs, block.bits))
 
 
 @inner

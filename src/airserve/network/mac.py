@@ -190,12 +190,12 @@ class Mac:
             self._ahead = self._ahead[early:]
         self._live += arrivals.size
         self._make_room()
-        done = _run(self._state, self._config, arrivals, end)
+        done: Array = _run(self._state, self._config, arrivals, end)
         check(self._slicing, self._state.slices, self._config.prbs)
         if not len(done):  # in real time, almost every slot
             return NO_RECORDS
         self._live -= len(done)
-        return self._state.record[done][DELIVERED_NAMES].astype(DELIVERED)
+        return done
 
     @property
     def idle(self) -> bool:
@@ -249,7 +249,7 @@ def prbs_there(s: State, c: Config, slots: int) -> Array:
 
 @njit
 def _run(state: State, config: Config, arrivals: Array, end: int) -> Array:
-    """Run the slots before `end`; returns the places of the records delivered."""
+    """Run the slots before `end`; returns the records delivered, DELIVERED."""
     s, c = lend(state), lend(config)
     at = 0
     while s.n[N.slot] < end:
@@ -261,9 +261,11 @@ def _run(state: State, config: Config, arrivals: Array, end: int) -> Array:
             s.n[N.slot] = min(end, max(arrivals[at].slot, s.n[N.slot] + 1)) if at < arrivals.size else end
         else:
             step(s, c)
-    done = np.empty(s.n[N.done], np.int64)
+    done = np.empty(s.n[N.done], DELIVERED)
     for i in range(done.size):
-        done[i] = take_done(s)
+        one, record = done[i], s.record[take_done(s)]
+        one.id, one.ue, one.direction, one.nbytes = record.id, record.ue, record.direction, record.nbytes
+        one.arrived_s, one.granted_s, one.delivered_s = record.arrived_s, record.granted_s, record.delivered_s
     return done
 
 
