@@ -1,7 +1,7 @@
 """Compile the MAC and the twin before they are wanted: `python -m airserve.network.warming`.
 
-The first run after an installation takes about a minute of compilation, and the first of several cells as much again, which
-can pass beside work that uses one core. As a program it compiles both, each in a process of its own.
+The first run after an installation takes about a minute of compilation, and the first of several cells as much again,
+which can pass beside work that uses one core. As a program it compiles both, each in a process of its own.
 """
 
 import subprocess
