@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log10
 
@@ -44,13 +43,12 @@ class Surroundings:
         return np.asarray(self.own_loss_db[ue] - self.loss_db[ue, cell])
 
 
-def stood(network: Network, trace: radio.Trace, ues: int, rng: Generator, carriers: Sequence[int] = ()) -> Surroundings:
+def stood(network: Network, trace: radio.Trace, ues: int, rng: Generator) -> Surroundings:
     """Devices at the places of a trace, as many at home in each cell, with the losses that it stores.
 
     Outdoors a trace has the devices of one sector. The layout looks the same from each of its sectors, so that a
     device at home in another is one of these, moved and turned. A device belongs to the cell that it hears best,
     which need not be that where it is at home. In a hall cells stand at places of the lattice, wide apart.
-    Where base stations have several carriers, `carriers` has that of each device, from 0: it hears no other.
     Raises `TraceError` where the trace has no losses to other cells.
 
     >>> from airserve.network.topology import Site, Slice
@@ -84,10 +82,6 @@ def stood(network: Network, trace: radio.Trace, ues: int, rng: Generator, carrie
     if len(unheard):
         nearest = np.linalg.norm(here_m[unheard, None] - at_m, axis=-1).argmin(axis=1)
         loss_db[unheard, nearest] = stored[row[unheard]].min(axis=1) + radio.RANGE_DB
-    if (each := cell.carriers) > 1:
-        on = np.asarray(carriers)[:, None, None] == np.arange(each)
-        loss_db = np.where(on, loss_db[:, :, None], np.inf).reshape(ues, cells * each)
-        at_m, looks = at_m.repeat(each, axis=0), looks.repeat(each)
     return Surroundings(here_m.astype(np.float64), at_m, looks, row, step, loss_db, own_db[row])
 
 

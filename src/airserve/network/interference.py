@@ -34,6 +34,8 @@ class Air(NamedTuple):
     measured: Array  # int64 (REPORTS + 1,): slots of these measurements; last, of the one in use
     sinr: Array  # int64 (cells, 2, BINS): first transmissions by direction and SINR on one layer, before EVM
     device: Array  # float64 (ues, 2, 2): by direction, sum of these SINRs in dB, and their number
+    kind: Array  # int64 (cells,): of the carrier of each
+    own: int  # kind of the carriers whose slot is run
 
 
 @inner
@@ -56,6 +58,8 @@ def report(s: State, c: Config, a: Air, slot: int) -> None:
     which = measured // c.report_period % REPORTS
     silent = a.measured[which] != measured  # no cell had anything to send
     for ue in range(c.ues):
+        if a.kind[a.cell[ue]] != a.own:
+            continue
         down = 0.0 if silent else down_over_noise(a, a.reported[which, DOWN], ue)
         up = 0.0 if silent else a.reported[which, UP, a.cell[ue]]
         s.flow[ue].rise_db = 10.0 * log10(1.0 + down)

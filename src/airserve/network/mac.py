@@ -232,18 +232,18 @@ def usage(s: State, c: Config) -> Usage:
     slots = int(s.n[N.slot])
     return Usage(
         slots * c.slot_s,
-        prbs_there(s, c, slots),
+        prbs_there(s.pattern, c.prbs, slots),
         s.prbs_used.copy(),
         s.nbytes.copy(),
         *(int(s.n[i]) for i in (N.blocks, N.failed, N.resent, N.given_up, N.requests)),
     )
 
 
-def prbs_there(s: State, c: Config, slots: int) -> Array:
-    """PRBs of the first slots, int64 (2,), by direction."""
-    whole, rest = divmod(slots, len(s.pattern))
-    used = s.pattern["elements"] > 0
-    there: Array = c.prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0))
+def prbs_there(pattern: Array, prbs: int, slots: int) -> Array:
+    """PRBs of the first slots of a pattern, int64 (2,), by direction."""
+    whole, rest = divmod(slots, len(pattern))
+    used = pattern["elements"] > 0
+    there: Array = prbs * (whole * used.sum(axis=0) + used[:rest].sum(axis=0))
     return there
 
 

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airserve import catalog
 from airserve.network import qos
@@ -49,12 +49,27 @@ class Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Carrier(Description):
+    """What one of a base station's carriers has of its own; all else is the cell's."""
+
+    carrier_ghz: float | None = Field(None, ge=FR1_GHZ[0], le=FR2_GHZ[1])
+    bandwidth_mhz: int | None = None
+    scs_khz: Literal[15, 30, 60, 120] | None = None
+    duplex: Literal["tdd", "fdd"] | None = None
+    tdd: str | None = Field(None, max_length=160)
+    special: tuple[int, int, int] | None = None
+    allocation: Literal[0, 1] | None = None
+    k2_slots: int | None = Field(None, ge=1, le=32)
+
+
 class Cell(Description):
-    """A base station and its carrier; `trps` of them side by side, with names that end in their number."""
+    """A base station and its carriers; `trps` of them side by side, with names that end in their number."""
 
     name: Name
     trps: int = Field(1, ge=1, le=57)
-    carriers: int = Field(1, ge=1, le=16)  # of this bandwidth, side by side at each; a device is on one of them
+    carriers: (
+        Annotated[int, Field(ge=1, le=16)] | Annotated[tuple[Carrier, ...], Field(min_length=1, max_length=16)]
+    ) = 1  # so many alike at each base station, or what each has of its own; a device is on one of them
     scenario: Scenario = "inf-dh"
     carrier_ghz: float = Field(3.5, ge=FR1_GHZ[0], le=FR2_GHZ[1])
     bandwidth_mhz: int = 100
@@ -178,6 +193,34 @@ class Cell(Description):
                 "after which the connection is gone; make it shorter"
             )
         return self
+
+    @model_validator(mode="after")
+    def _carriers_can_be(self) -> Self:
+        if isinstance(self.carriers, tuple):
+            for number, one in enumerate(self.carriers, 1):
+                try:
+                    self._carrier(one)
+                except ValidationError as error:
+                    reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise ValueError(f"carrier {number} of cell {self.name}: {reason}") from None
+        return self
+
+    def _carrier(self, one: Carrier) -> Cell:
+        given, own = self.model_dump(exclude_unset=True, exclude={"carriers"}), one.model_dump(exclude_none=True)
+        if own.get("duplex", self.duplex) == "fdd":
+            given = {key: value for key, value in given.items() if key not in ("tdd", "special")}
+        return Cell.model_validate({**given, **own})
+
+    @property
+    def each(self) -> tuple[Cell, ...]:
+        """Its carriers, as cells of one carrier.
+
+        >>> [one.prbs for one in Cell(name="hall", carriers=[{}, {"bandwidth_mhz": 40}]).each]
+        [273, 106]
+        """
+        if isinstance(self.carriers, tuple):
+            return tuple(self._carrier(one) for one in self.carriers)
+        return (self if self.carriers == 1 else self.model_copy(update={"carriers": 1}),) * self.carriers
 
     @property
     def frequency_range(self) -> Literal[1, 2]:
@@ -351,10 +394,10 @@ class Network(Description):
                         f"cells {self.cells[0].name} and {other.name} have {key} {first[key]} and {value}; cells stand "
                         "side by side on one carrier, so give all the same, or study them one by one"
                     )
-        if self.cell.speed_kmh and self.cell.carriers > 1:
+        if self.cell.speed_kmh and len(self.carriers) > 1:
             raise ValueError(
                 f"speed_kmh {self.cell.speed_kmh:g} moves devices among cells of one carrier, and these have "
-                f"{self.cell.carriers}; leave one of the two out"
+                f"{len(self.carriers)}; leave one of the two out"
             )
         if len(names) == 1 and self.cell.speed_kmh:
             raise ValueError(
@@ -367,8 +410,13 @@ class Network(Description):
 
     @property
     def cell(self) -> Cell:
-        """The first cell; all others are as it is, at other places."""
-        return self.cells[0]
+        """The first cell, with its first carrier; all others are as it is, at other places."""
+        return self.carriers[0]
+
+    @property
+    def carriers(self) -> tuple[Cell, ...]:
+        """The carriers of the first cell, and so of all, as cells of one."""
+        return self.cells[0].each
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -378,9 +426,9 @@ class Network(Description):
         >>> Network(cells=(hall,), slices=(Slice(name="all"),), sites=(Site(name="mast", kind="edge"),)).cell_names
         ('hall-1-a', 'hall-1-b', 'hall-2-a', 'hall-2-b')
         """
-        if self.cell.carriers == 1:
+        if (each := len(self.carriers)) == 1:
             return self.station_names
-        return tuple(f"{name}-{chr(ord('a') + k)}" for name in self.station_names for k in range(self.cell.carriers))
+        return tuple(f"{name}-{chr(ord('a') + k)}" for name in self.station_names for k in range(each))
 
     @property
     def station_names(self) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ import numpy as np
 from airserve import arrivals
 from airserve.errors import UserError
 from airserve.model import Array
-from airserve.network import transport
+from airserve.network import frame, transport
 from airserve.network.channels import Channel
 from airserve.network.jit import njit
-from airserve.network.topology import Network
+from airserve.network.topology import Cell, Network
 
 REQUEST = np.dtype(
     [
@@ -109,9 +109,9 @@ def requests(
 
 
 def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
-    """The carrier of every device of all flows, from 0: that of its flow, else in turn the one with the least to carry.
+    """The carrier of every device of all flows, from 0: that of its flow, else in turn the one that is filled least.
 
-    What a device has is its mean bytes a second, both ways.
+    A device fills it by its mean bytes a second, both ways, of the resource elements that the carrier has for data.
 
     >>> from airserve.network.topology import Cell, Site, Slice
     >>> two = Network(cells=(Cell(name="hall", carriers=2),), slices=(Slice(name="all"),),
@@ -119,13 +119,13 @@ def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
     >>> carriers(two, [Flow("big", "all", 1, 9.0, carrier=2), Flow("small", "all", 4, 3.0)])
     [1, 0, 0, 0, 0]
     """
-    if network.cell.carriers == 1:
+    if len(network.carriers) == 1:
         return [0] * sum(flow.devices for flow in flows)
-    load, found = np.zeros(network.cell.carriers), []
+    load, size, found = np.zeros(len(network.carriers)), np.array([_size(cell) for cell in network.carriers]), []
     for flow in sorted(flows, key=lambda one: one.carrier is None):
         each = flow.rate_hz * max(1.0, float(np.mean(flow.bytes_up)) + float(np.mean(flow.bytes_down)))
         for _ in range(flow.devices):
-            chosen = int(load.argmin()) if flow.carrier is None else flow.carrier - 1
+            chosen = int((load / size).argmin()) if flow.carrier is None else flow.carrier - 1
             load[chosen] += each
             found.append((flow.name, chosen))
     return [chosen for flow in flows for name, chosen in found if name == flow.name]
@@ -158,6 +158,11 @@ def device_of(flows: Sequence[Flow]) -> list[int]:
     return found
 
 
+def _size(cell: Cell) -> float:
+    """Resource elements for data in a millisecond, both ways."""
+    return float(frame.pattern(cell)["elements"].sum(axis=1).mean()) * cell.prbs / cell.slot_ms
+
+
 def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
     values = np.asarray(samples, np.float64).ravel()
     return rng.choice(values, n) if len(values) else np.zeros(n)
@@ -166,10 +171,10 @@ def _drawn(samples: Array, n: int, rng: np.random.Generator) -> Array:
 def _check(network: Network, flow: Flow) -> None:
     if flow.slice not in (slices := [s.name for s in network.slices]):
         raise TrafficError(f"flow {flow.name} names slice {flow.slice!r}; the network has {', '.join(slices)}.")
-    if flow.carrier is not None and not 1 <= flow.carrier <= network.cell.carriers:
+    if flow.carrier is not None and not 1 <= flow.carrier <= len(network.carriers):
         raise TrafficError(
             f"flow {flow.name} is on carrier {flow.carrier}; cell {network.cell.name} has carriers 1 to "
-            f"{network.cell.carriers}."
+            f"{len(network.carriers)}."
         )
     if flow.site and flow.site not in (sites := [s.name for s in network.sites]):
         raise TrafficError(f"flow {flow.name} names site {flow.site!r}; the network has {', '.join(sites)}.")

@@ -12,8 +12,9 @@ import numpy as np
 
 from airserve.contract import Readings, Span, percentile
 from airserve.model import Array
-from airserve.network import cluster, energy, equipment, transport
+from airserve.network import cluster, energy, equipment, rrc, transport
 from airserve.network.buffers import DOWN, UP, Config, N
+from airserve.network.carriers import kinds
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.mac import Grant, MacError, initial, prbs_there
@@ -37,7 +38,7 @@ from airserve.network.passage import (
 )
 from airserve.network.radio import Trace
 from airserve.network.slicing import check
-from airserve.network.topology import Network
+from airserve.network.topology import Cell, Network
 from airserve.network.traffic import Flow, carriers, device_of, requests
 
 WARM_S = 1.0  # simulated before the first request that counts
@@ -115,7 +116,7 @@ def run(
     seed: int,
     warm_s: float = WARM_S,
     drain_s: float = DRAIN_S,
-    trace: Trace | None = None,
+    trace: Trace | Sequence[Trace] | None = None,
     grant: Grant | None = None,
     processing: bool = True,
     control: Controller | None = None,
@@ -196,31 +197,33 @@ def run(
         absent_ms,
         int(world.n[M.lost]),
         radio.seen(marks),
-        *_power(network, flows, *radio.books),
+        *_power(network, flows, radio),
     )
 
 
 def _power(
-    network: Network, flows: Sequence[Flow], first: energy.Book, last: energy.Book
+    network: Network, flows: Sequence[Flow], radio: _Cell | _Cells
 ) -> tuple[dict[str, Array], dict[str, dict[str, float]], list[dict[str, Any]]]:
     """Mean relative power of the devices of each flow, the states that they were in, and the cells'."""
-    cell, done = network.cell, energy.since(first, last)
-    draws = [equipment.parse(flow.ue).draw(cell) for flow in flows for _ in range(flow.devices)]
-    power, states = energy.devices(cell, draws, done)
+    equipments = [equipment.parse(flow.ue) for flow in flows for _ in range(flow.devices)]
+    power = np.zeros(len(equipments))
+    states: dict[str, Array] = {}
+    stations: list[dict[str, Any]] = [{"name": name} for name in network.cell_names]
+    for (cell, ues, cells), first, last in zip(radio.kinds(), *radio.books, strict=True):
+        done = energy.since(first, last)
+        of_kind, in_states = energy.devices(cell, [one.draw(cell) for one in equipments], done)
+        power[ues] = of_kind[ues]
+        for state, part in in_states.items():
+            states.setdefault(state, np.zeros(len(power)))[ues] = part[ues]
+        for k in np.flatnonzero(cells):
+            stations[k] |= energy.station(cell, float(done.sent[k]), float(done.prbs_down[k]), done.slot)
     of_flow, of_states, at = {}, {}, 0
     owner = np.array(device_of(flows))
     for flow in flows:
         mine = owner[at : (at := at + flow.devices)]
         of_flow[flow.name] = power[mine]
         of_states[flow.name] = {state: float(part[mine].mean()) for state, part in states.items()}
-    return (
-        of_flow,
-        of_states,
-        [
-            {"name": name, **energy.station(cell, float(done.sent[k]), float(done.prbs_down[k]), done.slot)}
-            for k, name in enumerate(network.cell_names)
-        ],
-    )
+    return of_flow, of_states, stations
 
 
 class _Radio(ABC):
@@ -230,7 +233,7 @@ class _Radio(ABC):
 
     def __init__(self) -> None:
         self.edges: list[int] = []  # slots, in order, that are still to come
-        self.books: list[energy.Book] = []
+        self.books: list[list[energy.Book]] = []
 
     def run(self, world: World, rules: Array, end: int) -> None:
         """Simulate up to a slot."""
@@ -244,7 +247,12 @@ class _Radio(ABC):
     def simulate(self, world: World, rules: Array, end: int) -> None: ...
 
     @abstractmethod
-    def book(self, slot: int) -> energy.Book: ...
+    def book(self, slot: int) -> list[energy.Book]:
+        """What was done up to a slot of the first kind of carriers, of each kind with its own slots."""
+
+    @abstractmethod
+    def kinds(self) -> list[tuple[Cell, Array, Array]]:
+        """The kinds of carriers, and the devices and the cells that are of each, bool."""
 
 
 @final
@@ -257,20 +265,24 @@ class _Cell(_Radio):
         del marks, carriers
         super().__init__()
         self.config, self._state = initial(network, slice_of, **given)
+        self._cell = network.cell
 
     def simulate(self, world: World, rules: Array, end: int) -> None:
         simulate(self._state, self.config, world, rules, end)
 
-    def book(self, slot: int) -> energy.Book:
+    def book(self, slot: int) -> list[energy.Book]:
         s = self._state
-        return energy.book(self.config.access, s.ue, slot, s.n[[N.sent]], s.prbs_used[:, DOWN].sum(keepdims=True))
+        return [energy.book(self.config.access, s.ue, slot, s.n[[N.sent]], s.prbs_used[:, DOWN].sum(keepdims=True))]
+
+    def kinds(self) -> list[tuple[Cell, Array, Array]]:
+        return [(self._cell, np.ones(self.config.ues, bool), np.ones(1, bool))]
 
     def close(self, world: World) -> None:
         """Fill in the marks that the run did not come to."""
         world.counts[world.n[M.mark] :] = self._state.prbs_used, self._state.nbytes
 
     def prbs_there(self, slots: int) -> Array:
-        return prbs_there(self._state, self.config, slots)
+        return prbs_there(self._state.pattern, self.config.prbs, slots)
 
     def seen(self, marks: Array) -> None:
         del marks
@@ -294,21 +306,29 @@ class _Cell(_Radio):
 
 @final
 class _Cells(_Radio):
-    """The radio of a network of several cells."""
+    """The radio of a network of several cells, of one kind of carriers or of several."""
 
     def __init__(self, network: Network, slice_of: Sequence[int], **given: Any) -> None:
         if not slice_of:
             raise MacError(f"cells {', '.join(network.cell_names)} need at least one device, and none was given.")
         super().__init__()
         self.config, self._cluster, self._there = cluster.initial(network, slice_of, **given)
-        self._network, self._first = network, self._there.serving
+        self._network, self._first, self._kinds = network, self._there.serving, kinds(network).cells
 
     def simulate(self, world: World, rules: Array, end: int) -> None:
-        cluster.simulate(self._cluster, self.config, world, rules, end)
+        cluster.simulate(self._cluster, world, rules, end)
 
-    def book(self, slot: int) -> energy.Book:
+    def book(self, slot: int) -> list[energy.Book]:
         t = self._cluster
-        return energy.book(self.config.access, t.whole.ue, slot, t.n[:, N.sent], t.prbs_used[:, :, DOWN].sum(axis=1))
+        sent, prbs_down = t.n[:, N.sent], t.prbs_used[:, :, DOWN].sum(axis=1)
+        return [
+            energy.book(rrc.access(cell), t.whole.ue, self._slots(g, slot), sent, prbs_down)
+            for g, cell in enumerate(self._kinds)
+        ]
+
+    def kinds(self) -> list[tuple[Cell, Array, Array]]:
+        kind = self._cluster.air.kind
+        return [(cell, kind[self._first] == g, kind == g) for g, cell in enumerate(self._kinds)]
 
     def close(self, world: World) -> None:
         """Fill in the marks that the run did not come to."""
@@ -317,17 +337,17 @@ class _Cells(_Radio):
         t.counts[left:] = np.stack([t.prbs_used.sum(axis=1), t.nbytes.sum(axis=1)], axis=1)
 
     def prbs_there(self, slots: int) -> Array:
-        there: Array = len(self._cluster.n) * prbs_there(self._cluster.whole, self.config, slots)
+        there: Array = self._prbs_of_cells(slots).sum(axis=0)
         return there
 
     def seen(self, marks: Array) -> Many:
         t, one = self._cluster, self.config
-        there = np.array([prbs_there(t.whole, one, int(mark)) for mark in marks])
+        there = np.array([self._prbs_of_cells(int(mark)) for mark in marks])
         return Many(
             self._network.cell_names,
             self._there,
             t.air.cell.copy(),
-            np.diff(t.counts[:, :, 0], axis=0) / np.maximum(np.diff(there, axis=0), 1)[:, None],
+            np.diff(t.counts[:, :, 0], axis=0) / np.maximum(np.diff(there, axis=0), 1),
             np.diff(t.counts[:, :, 1], axis=0) * 8e-6 / (np.diff(marks) * one.slot_s)[:, None, None],
             np.diff(marks) * one.slot_s,
             t.air.sinr.copy(),
@@ -335,6 +355,20 @@ class _Cells(_Radio):
             t.devices.walk.place_m.copy() if self._network.cell.speed_kmh else self._there.position_m,
             t.air.device[..., 0] / np.where(t.air.device[..., 1] > 0, t.air.device[..., 1], np.nan),
         )
+
+    def _slots(self, g: int, slots: int) -> int:
+        """Slots of a kind of carriers that are run before a slot of the first kind."""
+        one, other = self._cluster.configs[0], self._cluster.configs[g]
+        fill_s = slots * one["slot_s"] - one["prepare_s"]
+        return int(np.ceil((fill_s + other["prepare_s"]) / other["slot_s"] - 1e-6))
+
+    def _prbs_of_cells(self, slots: int) -> Array:
+        """PRBs of each cell before a slot of the first kind, int64 (cells, 2)."""
+        t = self._cluster
+        of_kinds = [
+            prbs_there(t.patterns[g], int(t.configs["prbs"][g]), self._slots(g, slots)) for g in range(len(self._kinds))
+        ]
+        return np.array(of_kinds)[t.air.kind]
 
     @property
     def prbs_used(self) -> Array:

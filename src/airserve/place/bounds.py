@@ -87,13 +87,14 @@ def bound(candidate: Candidate, service: Service, network: Network, until_s: flo
     of a device, a site or the air than there is, a backlog grows all through the run.
     """
     assert service.promise is not None
-    promise, cell = service.promise, network.cell
+    promise = service.promise
     parts = [_spread(candidate.device_seconds, promise.percentile, scale * 1e3)]
     up = down = 0.0
     if candidate.site:
         parts.append(_spread(candidate.site_seconds, promise.percentile, scale * 1e3))
         up, down = scale * float(candidate.bytes_up.min()), scale * float(candidate.bytes_down.min())
-        sent = air_ms(cell, "up", up) + air_ms(cell, "down", down) + 2 * network.site(candidate.site).delay_ms
+        over = min(air_ms(cell, "up", up) + air_ms(cell, "down", down) for cell in set(network.carriers))
+        sent = over + 2 * network.site(candidate.site).delay_ms
         parts.append((sent, sent))
     least = sum(low for low, _ in parts)
     ms = max(least - low + high for low, high in parts)
@@ -112,13 +113,19 @@ def loads(candidate: Candidate, service: Service, network: Network, scale: float
         (service.rate_hz * device_s, f"{candidate.device_site} computes {service.rate_hz * device_s:.2g} s a second")
     ]
     if candidate.site:
-        site, cell = network.site(candidate.site), network.cell
+        site = network.site(candidate.site)
         asked_hz = service.devices * service.rate_hz
         busy = asked_hz * scale * float(np.mean(candidate.site_seconds))
         found.append((busy / site.cores, f"{site.name} would need {busy:.2g} of its {site.cores} cores"))
         most = network.slices[network.slice_index(service.slice)].max / 100
-        slots = float(np.mean(frame.carries(cell, "up")))
-        there_bps = len(network.cell_names) * most * peak_bits(cell, "up") * slots / (cell.slot_ms / 1e3)
+        there_bps = (
+            len(network.station_names)
+            * most
+            * sum(
+                peak_bits(cell, "up") * float(np.mean(frame.carries(cell, "up"))) / (cell.slot_ms / 1e3)
+                for cell in network.carriers
+            )
+        )
         asked_bps = asked_hz * scale * 8 * float(np.mean(candidate.bytes_up))
         text = f"slice {service.slice} carries at most {there_bps / 1e6:.0f} Mbit/s up, {asked_bps / 1e6:.0f} are asked"
         found.append((asked_bps / there_bps, text))

@@ -88,10 +88,13 @@ def room(network: Network, services: Sequence[Service], service: Service) -> tup
         return MOST, f"nothing up to {MOST} devices"
     others = sum(one.devices for one in services if one.name != service.name)
     cells = len(network.cell_names)
-    if (left := cells * askers(cell) - others) > MOST:
+    there = len(network.station_names) * sum(askers(one) for one in network.carriers)
+    if (left := there - others) > MOST:
         return MOST, f"nothing up to {MOST} devices"
     of = f"each of {cells} cells" if cells > 1 else f"cell {cell.name}"
-    return left, f"scheduling requests on the PUCCH of {of}: there are {askers(cell)} for all its devices"
+    alike = len({askers(one) for one in network.carriers}) == 1
+    room_for = f"{there // cells} for all its devices" if alike else f"{there} in all for all devices"
+    return left, f"scheduling requests on the PUCCH of {of}: there are {room_for}"
 
 
 def binding(network: Network, service: Service, calm: Said, broken: Said) -> str:

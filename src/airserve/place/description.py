@@ -107,7 +107,7 @@ class Factory(Description):
                 _known("service", service.devices_of, own, f"service {service.name} in devices_of")
             for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
                 _known("site", site, list(sites), f"service {service.name}")
-            if service.carrier is not None and service.carrier > (there := self.network.cell.carriers):
+            if service.carrier is not None and service.carrier > (there := len(self.network.carriers)):
                 raise ValueError(
                     f"service {service.name} is on carrier {service.carrier}; cell {self.network.cell.name} has "
                     f"{there}: raise its carriers, or leave the key out"
