@@ -25,6 +25,7 @@ from airserve.learn.metrics import Metric, recalls
 from airserve.learn.preparing import load_task
 from airserve.learn.recipe import digest, read_net
 from airserve.learn.training import train
+from airserve.linux import die_with_parent
 from airserve.model import Array, Engine, Model
 from airserve.registry import Registry
 
@@ -107,7 +108,8 @@ def main() -> int:
 
 def train_apart(rows: list[Row], processes: int) -> None:
     """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted."""
-    with ProcessPoolExecutor(processes, get_context("spawn")) as executor:
+    alone = get_context("spawn")
+    with ProcessPoolExecutor(processes, alone, initializer=die_with_parent, initargs=(os.getpid(),)) as executor:
         for done in as_completed([executor.submit(train_row, row) for row in reversed(rows)]):  # the long ones first
             print(done.result(), flush=True)
 
