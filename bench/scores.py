@@ -61,7 +61,7 @@ ROWS = [
     Row("starspace", "chatterbot", 3),
     Row("factorisation", "movielens", 3, 0.885),
     Row("collaborative", "movielens", 3, 0.885),
-    Row("gpt,width=160,heads=2,batch=16,optimizer=muon", "brown", 1, 1.8699, 300.0),
+    Row("gpt,optimizer=muon", "brown", 1, 1.8699, 300.0),
     Row("vae", "fashion-generation", 1),
     Row("gan", "fashion-generation", 1, 8, of="classes_seen"),
     Row("policy", "cartpole", 3, 475),

@@ -27,7 +27,7 @@ def airserve(home, *words, timeout=120):
 
 MISTAKES = [
     (["trian", "mlp", "digits"], "trian"),
-    (["train", "mpl", "digits"], "no net named 'mpl'; perhaps mlp?"),
+    (["train", "mpl", "digits"], "no net named 'mpl'; perhaps mlp"),
     (["train", "mlp", "digit"], "no task named 'digit'; perhaps digits?"),
     (["train", "mlp,widht=3", "digits"], "widht"),
     (["compress", "nothing"], "nothing"),

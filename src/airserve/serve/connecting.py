@@ -52,7 +52,7 @@ class AnswerReader:
 
     >>> reader = AnswerReader()
     >>> reader.feed(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhiHTTP/1.1 4")
-    [Answer(status=200, headers={'content-length': '2'}, body=b'hi', size_bytes=40)]
+    [Answer(status=200, headers={'content-length': '2'}, body=b'hi', size_bytes=40, rest=None)]
     """
 
     def __init__(self) -> None:

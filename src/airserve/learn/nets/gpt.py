@@ -20,12 +20,12 @@ FORBIDDEN = -1e4  # added to the score of a place that may not be looked at
 
 @dataclass(frozen=True)
 class Config:
-    width: int = 192
-    heads: int = 3
+    width: int = 160
+    heads: int = 2
     layers: int = 2
     dropout: float = 0.0
     epochs: int = 2
-    batch: int = 8
+    batch: int = 16
     rate: float = 4e-3  # peak learning rate
     decay: float = 1e-1  # weight decay
 
