@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AIRSERVE_HOME ?= $(CURDIR)/.airserve
 export AIRSERVE_HOME
+unexport PYTHONDONTWRITEBYTECODE  # without its bytecode torch takes ten seconds to import, in every process
 AIRSERVE_DATA ?= $(AIRSERVE_HOME)/data
 STEP = @printf '\033[1m== %s\033[0m\n'
 

@@ -70,7 +70,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def decoder(texts: Path) -> Model:
     registry = Registry(texts / "home")
-    return train("gpt,width=32,heads=2,epochs=4,rate=1e-2", "brown", registry=registry, progress=False)
+    return train("gpt,width=32,heads=2,epochs=4,batch=8,rate=1e-2", "brown", registry=registry, progress=False)
 
 
 def test_a_decoder_learns_a_grammar_and_its_cache_changes_nothing(decoder: Model) -> None:
