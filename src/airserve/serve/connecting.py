@@ -6,6 +6,7 @@ HTTP/1.1 pipelining (RFC 9112 9.3.2) where all connections are busy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import ssl
@@ -182,6 +183,22 @@ class Connection(asyncio.Protocol):
                 future.set_exception(error)
 
 
+@contextlib.asynccontextmanager
+async def connecting(within_s: float, connect_s: float) -> AsyncGenerator[None]:
+    """The time that a connection may take to open.
+
+    Raises `TimeoutError` where the request's own time, `within_s`, is over, `ConnectionAbortedError` where the place's
+    is.
+    """
+    try:
+        async with asyncio.timeout(min(within_s, connect_s)):
+            yield
+    except TimeoutError:
+        if within_s <= connect_s:
+            raise
+        raise ConnectionAbortedError(f"no connection within {connect_s:g} s") from None
+
+
 @final
 class Upstream:
     """A place that a route leads to: its connections, opened when they are needed and kept.
@@ -251,14 +268,10 @@ class Upstream:
         local = (self.route.source, 0) if self.route.source else None
         self._opening += 1
         try:
-            async with asyncio.timeout(min(within_s, self._connect_s)):
+            async with connecting(within_s, self._connect_s):
                 _, made = await asyncio.get_running_loop().create_connection(
                     Connection, self.route.host, self.route.port, local_addr=local, ssl=self._tls
                 )
-        except TimeoutError:
-            if within_s <= self._connect_s:
-                raise
-            raise ConnectionAbortedError(f"no connection within {self._connect_s:g} s") from None
         finally:
             self._opening -= 1
             self._opened.set()

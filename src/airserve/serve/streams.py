@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import final
 
 from airserve.contract import Route
-from airserve.serve.connecting import Answer, Rest, Upstream, UpstreamFailed, head_of
+from airserve.serve.connecting import Answer, Rest, Upstream, UpstreamFailed, connecting, head_of
 from airserve.tensors import WireError
 from airserve.timing import AirBytes
 
@@ -79,13 +79,9 @@ class Streams:
         within_s = max(deadline_s - time.monotonic(), 0.0)
         self._opening += 1
         try:
-            async with asyncio.timeout(min(within_s, self._connect_s)):
+            async with connecting(within_s, self._connect_s):
                 route = self._route
                 return await asyncio.open_connection(route.host, route.port, limit=LINE_LIMIT_BYTES, ssl=self._tls)
-        except TimeoutError:
-            if within_s <= self._connect_s:
-                raise
-            raise ConnectionAbortedError(f"no connection within {self._connect_s:g} s") from None
         finally:
             self._opening -= 1
 
