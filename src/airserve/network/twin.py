@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 
-from airserve.contract import Readings, Span, percentile
+from airserve.contract import Readings, Span
 from airserve.model import Array
-from airserve.network import cluster, energy, equipment, rrc, transport
-from airserve.network.buffers import DOWN, UP, Config, N
-from airserve.network.carriers import kinds
+from airserve.network import energy, equipment, transport
+from airserve.network.buffers import DOWN, UP
 from airserve.network.core import ANY, Controller, View, compiled, links, reachable
 from airserve.network.headers import PACKET_BYTES
-from airserve.network.mac import Grant, MacError, initial, prbs_there
-from airserve.network.many import Many
+from airserve.network.mac import Grant
+from airserve.network.many import WAYS
+from airserve.network.outcome import ABSENCES, Outcome
 from airserve.network.passage import (
     ARRIVED,
     AT_BASE,
@@ -34,78 +32,15 @@ from airserve.network.passage import (
     STARTED,
     M,
     World,
-    simulate,
 )
 from airserve.network.radio import Trace
 from airserve.network.slicing import check
-from airserve.network.topology import Cell, Network
+from airserve.network.stations import Radio, stand
+from airserve.network.topology import Network
 from airserve.network.traffic import Flow, carriers, device_of, requests
 
 WARM_S = 1.0  # simulated before the first request that counts
 DRAIN_S = 5.0  # after the last request came to the radio: what is open then is not answered
-WAYS = (("up", UP), ("down", DOWN))
-ABSENCES = ("access", "sleep")  # parts of `wait`: for paging and random access, for an on-duration (rrc.py)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run of the twin found.
-
-    `slices` has for each, in the network's order, {"name", "up": {"share_used", "mbps", "per_s"}, "down": {...}}:
-    the part of the PRBs used, application bytes delivered, and the part used in each second.
-    """
-
-    readings: dict[str, Readings]
-    slices: list[dict[str, Any]]
-    realtime_factor: float  # simulated time by CPU time, compilation aside
-    seconds: float  # that the run took
-    failed_blocks: float  # part of the transport blocks not decoded at once
-    absent_ms: dict[str, Array]  # by service, (n, 2): what of each request's waits went to `ABSENCES`
-    lost: int = 0  # requests that a rule dropped, or that found the queue of a link full
-    many: Many | None = None  # where there are several cells
-    power: dict[str, Array] = field(default_factory=dict)  # by service, (devices,): mean relative power, TR 38.840
-    states: dict[str, dict[str, float]] = field(default_factory=dict)  # by service: part of the time in each state
-    stations: list[dict[str, Any]] = field(default_factory=list)  # by cell: {"name", "power", "sends", "listens"}
-
-    def summary(self) -> dict[str, Any]:
-        """What `airserve simulate --json` prints: plain data; None where nothing was answered."""
-        services = [
-            {
-                "name": name,
-                "sent": len(one.sent_s),
-                "answered": one.answered,
-                "latency_ms": {
-                    f"p{q}" if q < 100 else "max": _number(percentile(one.latency_ms, q)) if len(one.sent_s) else None
-                    for q in (50, 90, 99, 100)
-                },
-                "share_of_p99": self._share_of_p99(name),
-                "power": _number(float(self.power[name].mean())),
-                "share_of_time": {state: round(part, 4) for state, part in self.states[name].items()},
-                "spans_ms": [
-                    {"kind": span.kind, "direction": span.direction, "site": span.site, **_percentiles(one.ms[:, i])}
-                    for i, span in enumerate(one.spans)
-                ],
-            }
-            for name, one in self.readings.items()
-        ]
-        slices = [
-            {"name": one["name"], **{way: {k: one[way][k] for k in ("share_used", "mbps")} for way, _ in WAYS}}
-            for one in self.slices
-        ]
-        found: dict[str, Any] = {"services": services, "slices": slices, "base_stations": self.stations}
-        return found if self.many is None else found | {"cells": self.many.rows()}
-
-    def _share_of_p99(self, name: str) -> dict[str, float | None]:
-        """What part of the latency of requests ranked about the 99th percentile went to each of `ABSENCES`."""
-        latency_ms, absent_ms = self.readings[name].latency_ms, self.absent_ms[name]
-        answered = np.flatnonzero(np.isfinite(latency_ms))
-        order = answered[np.argsort(latency_ms[answered], kind="stable")]
-        at, half = int(0.99 * len(order)), len(order) // 200
-        slow = order[max(0, at - half) : at + half + 1]
-        if not len(slow):
-            return dict.fromkeys(ABSENCES)
-        parts = absent_ms[slow].sum(axis=0) / latency_ms[slow].sum()
-        return {one: round(float(part), 4) for one, part in zip(ABSENCES, parts, strict=True)}
 
 
 def run(
@@ -145,8 +80,7 @@ def run(
     over_air = asked["site"] >= 0
     sent = asked[over_air]
     times_s = warm_s + np.append(np.arange(0, until_s, 1.0), until_s)
-    radio_of = _Cells if len(network.cell_names) > 1 else _Cell
-    radio = radio_of(
+    radio = stand(
         network,
         slice_of,
         marks=len(times_s),
@@ -202,7 +136,7 @@ def run(
 
 
 def _power(
-    network: Network, flows: Sequence[Flow], radio: _Cell | _Cells
+    network: Network, flows: Sequence[Flow], radio: Radio
 ) -> tuple[dict[str, Array], dict[str, dict[str, float]], list[dict[str, Any]]]:
     """Mean relative power of the devices of each flow, the states that they were in, and the cells'."""
     equipments = [equipment.parse(flow.ue) for flow in flows for _ in range(flow.devices)]
@@ -224,169 +158,6 @@ def _power(
         of_flow[flow.name] = power[mine]
         of_states[flow.name] = {state: float(part[mine].mean()) for state, part in states.items()}
     return of_flow, of_states, stations
-
-
-class _Radio(ABC):
-    """The radio of a network, with books of what was done up to some slots, its edges."""
-
-    config: Config
-
-    def __init__(self) -> None:
-        self.edges: list[int] = []  # slots, in order, that are still to come
-        self.books: list[list[energy.Book]] = []
-
-    def run(self, world: World, rules: Array, end: int) -> None:
-        """Simulate up to a slot."""
-        while self.edges and self.edges[0] <= end:
-            edge = self.edges.pop(0)
-            self.simulate(world, rules, edge)
-            self.books.append(self.book(edge))
-        self.simulate(world, rules, end)
-
-    @abstractmethod
-    def simulate(self, world: World, rules: Array, end: int) -> None: ...
-
-    @abstractmethod
-    def book(self, slot: int) -> list[energy.Book]:
-        """What was done up to a slot of the first kind of carriers, of each kind with its own slots."""
-
-    @abstractmethod
-    def kinds(self) -> list[tuple[Cell, Array, Array]]:
-        """The kinds of carriers, and the devices and the cells that are of each, bool."""
-
-
-@final
-class _Cell(_Radio):
-    """The radio of a network of one cell."""
-
-    def __init__(
-        self, network: Network, slice_of: Sequence[int], *, marks: int, carriers: Sequence[int], **given: Any
-    ) -> None:
-        del marks, carriers
-        super().__init__()
-        self.config, self._state = initial(network, slice_of, **given)
-        self._cell = network.cell
-
-    def simulate(self, world: World, rules: Array, end: int) -> None:
-        simulate(self._state, self.config, world, rules, end)
-
-    def book(self, slot: int) -> list[energy.Book]:
-        s = self._state
-        return [energy.book(self.config.access, s.ue, slot, s.n[[N.sent]], s.prbs_used[:, DOWN].sum(keepdims=True))]
-
-    def kinds(self) -> list[tuple[Cell, Array, Array]]:
-        return [(self._cell, np.ones(self.config.ues, bool), np.ones(1, bool))]
-
-    def close(self, world: World) -> None:
-        """Fill in the marks that the run did not come to."""
-        world.counts[world.n[M.mark] :] = self._state.prbs_used, self._state.nbytes
-
-    def prbs_there(self, slots: int) -> Array:
-        return prbs_there(self._state.pattern, self.config.prbs, slots)
-
-    def seen(self, marks: Array) -> None:
-        del marks
-
-    @property
-    def prbs_used(self) -> Array:
-        return self._state.prbs_used
-
-    @property
-    def slices(self) -> Array:
-        return self._state.slices
-
-    @property
-    def slot(self) -> int:
-        return int(self._state.n[N.slot])
-
-    @property
-    def failed_blocks(self) -> float:
-        return float(self._state.n[N.failed] / max(self._state.n[N.blocks], 1))
-
-
-@final
-class _Cells(_Radio):
-    """The radio of a network of several cells, of one kind of carriers or of several."""
-
-    def __init__(self, network: Network, slice_of: Sequence[int], **given: Any) -> None:
-        if not slice_of:
-            raise MacError(f"cells {', '.join(network.cell_names)} need at least one device, and none was given.")
-        super().__init__()
-        self.config, self._cluster, self._there = cluster.initial(network, slice_of, **given)
-        self._network, self._first, self._kinds = network, self._there.serving, kinds(network).cells
-
-    def simulate(self, world: World, rules: Array, end: int) -> None:
-        cluster.simulate(self._cluster, world, rules, end)
-
-    def book(self, slot: int) -> list[energy.Book]:
-        t = self._cluster
-        sent, prbs_down = t.n[:, N.sent], t.prbs_used[:, :, DOWN].sum(axis=1)
-        return [
-            energy.book(rrc.access(cell), t.whole.ue, self._slots(g, slot), sent, prbs_down)
-            for g, cell in enumerate(self._kinds)
-        ]
-
-    def kinds(self) -> list[tuple[Cell, Array, Array]]:
-        kind = self._cluster.air.kind
-        return [(cell, kind[self._first] == g, kind == g) for g, cell in enumerate(self._kinds)]
-
-    def close(self, world: World) -> None:
-        """Fill in the marks that the run did not come to."""
-        left, t = world.n[M.mark], self._cluster
-        world.counts[left:] = t.prbs_used.sum(axis=0), t.nbytes.sum(axis=0)
-        t.counts[left:] = np.stack([t.prbs_used.sum(axis=1), t.nbytes.sum(axis=1)], axis=1)
-
-    def prbs_there(self, slots: int) -> Array:
-        there: Array = self._prbs_of_cells(slots).sum(axis=0)
-        return there
-
-    def seen(self, marks: Array) -> Many:
-        t, one = self._cluster, self.config
-        there = np.array([self._prbs_of_cells(int(mark)) for mark in marks])
-        return Many(
-            self._network.cell_names,
-            self._there,
-            t.air.cell.copy(),
-            np.diff(t.counts[:, :, 0], axis=0) / np.maximum(np.diff(there, axis=0), 1),
-            np.diff(t.counts[:, :, 1], axis=0) * 8e-6 / (np.diff(marks) * one.slot_s)[:, None, None],
-            np.diff(marks) * one.slot_s,
-            t.air.sinr.copy(),
-            t.devices.books.copy(),
-            t.devices.walk.place_m.copy() if self._network.cell.speed_kmh else self._there.position_m,
-            t.air.device[..., 0] / np.where(t.air.device[..., 1] > 0, t.air.device[..., 1], np.nan),
-        )
-
-    def _slots(self, g: int, slots: int) -> int:
-        """Slots of a kind of carriers that are run before a slot of the first kind."""
-        one, other = self._cluster.configs[0], self._cluster.configs[g]
-        fill_s = slots * one["slot_s"] - one["prepare_s"]
-        return int(np.ceil((fill_s + other["prepare_s"]) / other["slot_s"] - 1e-6))
-
-    def _prbs_of_cells(self, slots: int) -> Array:
-        """PRBs of each cell before a slot of the first kind, int64 (cells, 2)."""
-        t = self._cluster
-        of_kinds = [
-            prbs_there(t.patterns[g], int(t.configs["prbs"][g]), self._slots(g, slots)) for g in range(len(self._kinds))
-        ]
-        return np.array(of_kinds)[t.air.kind]
-
-    @property
-    def prbs_used(self) -> Array:
-        used: Array = self._cluster.prbs_used.sum(axis=0)
-        return used
-
-    @property
-    def slices(self) -> Array:
-        return self._cluster.slices
-
-    @property
-    def slot(self) -> int:
-        return int(self._cluster.n[0, N.slot])
-
-    @property
-    def failed_blocks(self) -> float:
-        n = self._cluster.n.sum(axis=0)
-        return float(n[N.failed] / max(n[N.blocks], 1))
 
 
 def _world(network: Network, ues: int, sent: Array, marks: Array) -> World:
@@ -470,7 +241,7 @@ def _controlled(
     network: Network,
     flows: Sequence[Flow],
     control: Controller,
-    radio: _Cell | _Cells,
+    radio: Radio,
     w: World,
     warm_s: float,
     times_s: Array,
@@ -500,7 +271,7 @@ def _controlled(
     radio.run(w, rules, end)
 
 
-def _slices(network: Network, radio: _Cell | _Cells, marks: Array, counts: Array) -> list[dict[str, Any]]:
+def _slices(network: Network, radio: Radio, marks: Array, counts: Array) -> list[dict[str, Any]]:
     there = np.array([radio.prbs_there(int(mark)) for mark in marks])
     seconds = (marks[-1] - marks[0]) * radio.config.slot_s
     prbs, nbytes = counts[:, 0], counts[:, 1]
@@ -516,12 +287,3 @@ def _slices(network: Network, radio: _Cell | _Cells, marks: Array, counts: Array
             }
         found.append(row)
     return found
-
-
-def _percentiles(ms: Array) -> dict[str, float | None]:
-    known = ms[~np.isnan(ms)]
-    return {f"p{q}": _number(percentile(known, q)) if len(known) else None for q in (50, 99)}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 4) if np.isfinite(value) else None

@@ -17,6 +17,7 @@ from airserve.contract import Readings, Span, percentile
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network import twin
+from airserve.network.outcome import Outcome
 from airserve.network.topology import Network
 from airserve.network.traffic import Flow
 from airserve.place.description import Factory, Service
@@ -124,7 +125,7 @@ class Judge:
         self.runs = 0
         self._seed = seed
         self._ran = ran
-        self._known: dict[object, twin.Outcome] = {}
+        self._known: dict[object, Outcome] = {}
 
     def until_s(self, requests: float) -> float:
         """Seconds of a run in which every promised service sends so many times the requests that it needs."""
@@ -189,7 +190,7 @@ class Judge:
         until_s: float,
         devices: Mapping[str, int] | None,
         network: Network | None,
-    ) -> twin.Outcome:
+    ) -> Outcome:
         work = flows_of(self.factory, chosen, scale, devices)
         network = network or self.factory.network
         key = (network, stream, k, until_s, tuple(_fingerprint(flow) for flow in work))

@@ -14,6 +14,7 @@ from airserve.contract import Deployment, Promise, Readings, judge, percentile, 
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network import twin
+from airserve.network.outcome import Outcome
 from airserve.place.description import Factory, Service
 from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
 from airserve.place.planning import flows
@@ -298,7 +299,7 @@ def _cdf(predicted: Readings, measured: Readings | None) -> dict[str, Any]:
     return said
 
 
-def _slices(factory: Factory, outcome: twin.Outcome, drive: Drive | None) -> list[dict[str, Any]]:
+def _slices(factory: Factory, outcome: Outcome, drive: Drive | None) -> list[dict[str, Any]]:
     rows = []
     for index, one in enumerate(factory.network.slices):
         row: dict[str, Any] = {"name": one.name, "dedicated": one.dedicated, "min": one.min, "max": one.max}

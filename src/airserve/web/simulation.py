@@ -10,9 +10,9 @@ import numpy as np
 
 from airserve.contract import Promise, Readings, percentile
 from airserve.model import Array
+from airserve.network.outcome import Outcome
 from airserve.network.topology import Network
 from airserve.network.traffic import Flow
-from airserve.network.twin import Outcome
 from airserve.place.judging import verdict
 from airserve.web import cells, words
 from airserve.web.page import page, write
