@@ -20,11 +20,12 @@ from rich.table import Table
 
 from airserve.model import Array
 from airserve.network import tracing
+from airserve.network.cell import Cell, Scenario
 from airserve.network.layout import drop
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.pairing import beams, overlap, products, shared_snr
 from airserve.network.radio import Trace
-from airserve.network.topology import Cell, Network, Scenario
+from airserve.network.topology import Network
 
 UES, SNAPSHOT_S = 50, 0.01
 MOST_DB = 50.0

@@ -10,7 +10,7 @@ import torch
 from rich.progress import Progress
 
 from airserve.network import link, radio, tracing
-from airserve.network.topology import Cell, Scenario
+from airserve.network.cell import Cell, Scenario
 
 SHIPPED = get_args(Scenario)
 UES, SNAPSHOTS, SEED = 50, 100, 1

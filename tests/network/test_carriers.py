@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from airserve.network import association, radio, twin
 from airserve.network.budget import budget
 from airserve.network.carriers import kinds, side_by_side
-from airserve.network.topology import Cell, Network
+from airserve.network.cell import Cell
+from airserve.network.topology import Network
 from airserve.network.traffic import Flow, TrafficError, carriers
 
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from airserve.network import energy, rrc, twin
 from airserve.network.buffers import UE
+from airserve.network.cell import Cell
 from airserve.network.equipment import parse
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.sleeping import rested
-from airserve.network.topology import Cell
 from airserve.network.traffic import Flow
 
 FDD = {"duplex": "fdd", "reference_signals": False}

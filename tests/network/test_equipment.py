@@ -5,9 +5,9 @@ import pytest
 
 from airserve.network import link, radio, twin
 from airserve.network.budget import budget
+from airserve.network.cell import Cell
 from airserve.network.equipment import EquipmentError, heard_by, parse
 from airserve.network.mac import DOWN, UP, Mac
-from airserve.network.topology import Cell
 from airserve.network.traffic import Flow
 
 TOP_64QAM = len(link.ALL_QM) - 1

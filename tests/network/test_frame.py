@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from airserve.network import control, frame, link
 from airserve.network.budget import budget
+from airserve.network.cell import Cell
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.presets import PRESETS
-from airserve.network.topology import Cell
 
 FR2 = {"carrier_ghz": 28.0, "scs_khz": 120}
 

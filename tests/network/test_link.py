@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airserve.network import link
-from airserve.network.topology import PRB_BY_BANDWIDTH, PRB_BY_BANDWIDTH_FR2
+from airserve.network.cell import PRB_BY_BANDWIDTH, PRB_BY_BANDWIDTH_FR2
 
 TBS = [  # PRBs, symbols, DMRS elements, Qm, R x 1024, layers, bits: equal in two implementations
     (273, 12, 12, 8, 948, 4, 1081512),

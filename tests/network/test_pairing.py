@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airserve.network import radio
+from airserve.network.cell import Cell
 from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.pairing import Beams, beams, overlap, products, shared_snr, shares
 from airserve.network.radio import TraceError
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 
 HALVES = Network.model_validate(
     {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from airserve.network import link, radio
-from airserve.network.topology import Cell, Scenario
+from airserve.network.cell import Cell, Scenario
 
 HALL = Cell(name="hall")
 

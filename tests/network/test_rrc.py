@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from airserve.network import rrc
 from airserve.network.buffers import N
+from airserve.network.cell import Cell
 from airserve.network.mac import DOWN, UP, Mac
-from airserve.network.topology import Cell
 
 SLOT_MS = 0.5
 PRACH = 20  # slots, of which the first uplink slot of DDDSU is the occasion

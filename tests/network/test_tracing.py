@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from airserve.network import coupling, lattice, radio, tracing
-from airserve.network.topology import Cell
+from airserve.network.cell import Cell
 
 RNG = np.random.default_rng
 needs_sionna = pytest.mark.skipif(find_spec("sionna") is None, reason="makes channels with Sionna")

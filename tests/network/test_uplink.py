@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airserve.network import frame, link, uplink
+from airserve.network.cell import Cell
 from airserve.network.mac import UP, Mac, MacError
-from airserve.network.topology import Cell
 
 
 def test_levels_of_the_short_report_are_a_geometric_series():

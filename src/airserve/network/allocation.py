@@ -13,8 +13,8 @@ from importlib.resources import files
 import numpy as np
 
 from airserve.model import Array
+from airserve.network.cell import Cell
 from airserve.network.jit import inner
-from airserve.network.topology import Cell
 
 
 @cache

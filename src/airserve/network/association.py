@@ -10,8 +10,9 @@ from numpy.random import Generator
 
 from airserve.model import Array
 from airserve.network import frame, radio
+from airserve.network.cell import Cell
 from airserve.network.lattice import HALLS, Hexagons, wide_apart
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 from airserve.network.uplink import NOISE_DBM_HZ, NOISE_FIGURE_DB, POWER_DBM
 
 BORESIGHT = np.pi / 6  # of the first sector of a site, from the x axis; the others follow every 120 degrees

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airserve.network.cell import SLOT_SYMBOLS, Cell
 from airserve.network.frame import SUBCARRIERS, pattern, taken, way_of
 from airserve.network.headers import BLOCK, PACKET, PACKET_BYTES
 from airserve.network.link import ALL_EFFICIENCY, ALL_QM, ALL_RATE, FIRST_64QAM, Direction, peak_rate_bps, tbs_bits
-from airserve.network.topology import SLOT_SYMBOLS, Cell
 
 
 @dataclass(frozen=True)

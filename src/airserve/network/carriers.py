@@ -17,10 +17,11 @@ from airserve.model import Array
 from airserve.network import radio
 from airserve.network.association import Surroundings
 from airserve.network.buffers import Config, State
+from airserve.network.cell import Cell
 from airserve.network.equipment import NO_SNR_DB
 from airserve.network.jit import inner
 from airserve.network.rrc import Access
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 
 FIELDS = {int: "i8", float: "f8", bool: "?"}
 ACCESS = np.dtype([(name, FIELDS[of]) for name, of in get_type_hints(Access).items()], align=True)

@@ -17,8 +17,9 @@ from pydantic import Field
 
 from airserve.errors import UserError
 from airserve.model import Array
+from airserve.network.cell import Description
 from airserve.network.jit import inner
-from airserve.network.topology import Description, Slice
+from airserve.network.topology import Slice
 
 if TYPE_CHECKING:
     from airserve.network.buffers import State

@@ -25,11 +25,11 @@ from airserve.network.buffers import (
     later,
     wire_bytes,
 )
+from airserve.network.cell import Cell
 from airserve.network.channels import Channel, ChannelError, ConfiguredGrant
 from airserve.network.headers import BLOCK
 from airserve.network.jit import inner
 from airserve.network.link import tbs_bits, with_evm_db
-from airserve.network.topology import Cell
 
 POOR = 5  # percentile of a device's SNR at which its grant's MCS, which stays as it is, has to hold
 LONGEST_MS = 640.0  # periodicityExt of TS 38.331

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from airserve.network import frame
-from airserve.network.topology import Cell
+from airserve.network.cell import Cell
 
 LEVELS = (1, 2, 4, 8, 16)  # control channel elements of one grant
 GROUP_PRBS = 6  # a CORESET comes in groups of 6 PRBs, an element in 6 resource-element groups

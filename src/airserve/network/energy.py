@@ -17,8 +17,8 @@ import numpy as np
 
 from airserve.model import Array
 from airserve.network import frame
+from airserve.network.cell import LEAST_SYMBOLS, SLOT_SYMBOLS, Cell
 from airserve.network.sleeping import DEEP, DEEP_TIMES, LIGHT, LIGHT_TIMES, MICRO, rested
-from airserve.network.topology import LEAST_SYMBOLS, SLOT_SYMBOLS, Cell
 
 COUNTS = ("heard", "sent", "strength", "pucch", "rest")  # of buffers.UE that a device's energy comes from
 FULL_MW = 10 ** (23 / 10)  # of a device, power class 3

@@ -18,9 +18,9 @@ from airserve.model import Array
 from airserve.network import energy, uplink
 from airserve.network.allocation import granularity
 from airserve.network.buffers import State
+from airserve.network.cell import Cell, resource_blocks
 from airserve.network.link import ALL_QM, FIRST_64QAM
 from airserve.network.radio import Trace, TraceError
-from airserve.network.topology import Cell, resource_blocks
 
 NO_SNR_DB = -200.0  # of layers that a device does not have
 BANDWIDTH_MHZ = {1: 20, 2: 100}  # of a RedCap device, by frequency range

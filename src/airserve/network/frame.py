@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from airserve.model import Array
+from airserve.network.cell import LEAST_SYMBOLS, SLOT_SYMBOLS, Cell
 from airserve.network.link import Direction, resource_elements
-from airserve.network.topology import LEAST_SYMBOLS, SLOT_SYMBOLS, Cell
 
 SUBCARRIERS = 12  # of a PRB
 PDCCH_SYMBOLS = 2  # at the start of a slot with a downlink

@@ -26,11 +26,11 @@ from airserve.network.buffers import (
     activate,
     free_block,
 )
+from airserve.network.cell import Cell
 from airserve.network.interference import Air, down_over_noise
 from airserve.network.jit import inner
 from airserve.network.mobility import Walk, go, look_up
 from airserve.network.needs import deactivate
-from airserve.network.topology import Cell
 
 MEASURED_MS = 40.0  # from one measurement to the next
 QOUT_DB = -8.0  # TR 36.839 5.2.1.3: out of synchronisation

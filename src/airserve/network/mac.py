@@ -31,6 +31,7 @@ from airserve.network.buffers import (
     State,
     take_done,
 )
+from airserve.network.cell import SLOT_SYMBOLS, Cell
 from airserve.network.channels import MOST_GROUPS, Belonging, Channel, lay_out
 from airserve.network.equipment import as_wide, outfit
 from airserve.network.harq import K1_SLOTS, PROCESSES, RLC_DELAY_MS
@@ -41,7 +42,7 @@ from airserve.network.link import FIRST_64QAM
 from airserve.network.pairing import CANDIDATE, CANDIDATES, MOST, beams
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
-from airserve.network.topology import SLOT_SYMBOLS, Cell, Network
+from airserve.network.topology import Network
 
 __all__ = ["DOWN", "UP", "Mac", "MacError", "Usage", "initial"]
 

@@ -14,6 +14,7 @@ from numpy.random import Generator
 
 from airserve.model import Array
 from airserve.network.association import Surroundings
+from airserve.network.cell import Cell
 from airserve.network.jit import inner
 from airserve.network.lattice import HALLS, SITE_DISTANCE_M, Hexagons
 from airserve.network.path_loss import (
@@ -24,7 +25,6 @@ from airserve.network.path_loss import (
     path_loss_db,
     sight_probability,
 )
-from airserve.network.topology import Cell
 
 STEPS = 40  # of the map, over the distance of sites
 HALL_STEP_M = 1.0

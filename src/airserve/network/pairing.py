@@ -17,9 +17,9 @@ import numpy as np
 from airserve.model import Array
 from airserve.network.adaptation import EFFICIENCY, THRESHOLD_DB, highest, sinr_db, snr_db
 from airserve.network.buffers import DOWN, NONE, Config, State, waiting
+from airserve.network.cell import Cell
 from airserve.network.jit import inner
 from airserve.network.radio import Trace, TraceError
-from airserve.network.topology import Cell
 
 MOST = 8  # layers on the same PRBs: ports of one symbol of DM-RS, enhanced type 1 (Release 18, TS 38.211 7.4.1.1.2)
 LAYERS = 2, 1  # of a device in a group at most, by direction: down, as many as a trace holds directions

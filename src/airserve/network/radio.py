@@ -16,8 +16,8 @@ from numpy.random import Generator
 
 from airserve.errors import UserError
 from airserve.model import Array
+from airserve.network.cell import Cell, resource_blocks
 from airserve.network.link import EFFICIENCY, Direction, thresholds_db, with_evm_db
-from airserve.network.topology import Cell, resource_blocks
 
 RANGE_DB = 30.0  # cells that are weaker than the best by more are left out of `coupling_loss_db`
 OUT_OF_RANGE = 255

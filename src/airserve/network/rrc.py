@@ -27,11 +27,11 @@ from airserve.network.buffers import (
     activate,
     later,
 )
+from airserve.network.cell import Cell
 from airserve.network.channels import backlog, drained, sent_of
 from airserve.network.generator import uniform
 from airserve.network.jit import inner
 from airserve.network.sleeping import rest
-from airserve.network.topology import Cell
 
 NEVER = 1 << 60
 PREAMBLES = 54  # of 64: those for contention

@@ -12,10 +12,11 @@ from airserve.model import Array
 from airserve.network import cluster, energy, rrc
 from airserve.network.buffers import DOWN, Config, N
 from airserve.network.carriers import kinds
+from airserve.network.cell import Cell
 from airserve.network.mac import MacError, initial, prbs_there
 from airserve.network.many import Many
 from airserve.network.passage import M, World, simulate
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 
 
 def stand(network: Network, slice_of: Sequence[int], **given: Any) -> Radio:

@@ -21,13 +21,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from airserve.model import Array
+from airserve.network.cell import Cell
 from airserve.network.coupling import cell_gains, coupling_loss_db
 from airserve.network.lattice import HALLS, cells
 from airserve.network.layout import drop
 from airserve.network.link import EVM
 from airserve.network.parts import Part
 from airserve.network.radio import ARRAYS, Trace, TraceError, file_name, trace_folder
-from airserve.network.topology import Cell
 from airserve.progress import bar
 
 UE_POWER_DBM = 23.0  # power class 3, TS 38.101-1 6.2.1

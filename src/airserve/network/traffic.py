@@ -12,9 +12,10 @@ from airserve import arrivals
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network import frame, transport
+from airserve.network.cell import Cell
 from airserve.network.channels import Channel
 from airserve.network.jit import njit
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 
 REQUEST = np.dtype(
     [
@@ -113,7 +114,8 @@ def carriers(network: Network, flows: Sequence[Flow]) -> list[int]:
 
     A device fills it by its mean bytes a second, both ways, of the resource elements that the carrier has for data.
 
-    >>> from airserve.network.topology import Cell, Site, Slice
+    >>> from airserve.network.cell import Cell
+    >>> from airserve.network.topology import Site, Slice
     >>> two = Network(cells=(Cell(name="hall", carriers=2),), slices=(Slice(name="all"),),
     ...     sites=(Site(name="mast", kind="edge"),))
     >>> carriers(two, [Flow("big", "all", 1, 9.0, carrier=2), Flow("small", "all", 4, 3.0)])

@@ -14,9 +14,9 @@ import numpy as np
 
 from airserve.model import Array
 from airserve.network import frame
+from airserve.network.cell import Cell
 from airserve.network.jit import inner
 from airserve.network.radio import Trace
-from airserve.network.topology import Cell
 
 POWER_DBM = 23.0  # of a device, power class 3: TS 38.101-1 6.2.1
 NOISE_FIGURE_DB = 5.0  # of the base station, TR 38.802 Table A.2.1-1

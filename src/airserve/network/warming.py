@@ -10,8 +10,9 @@ import sys
 import numpy as np
 
 from airserve.network import twin
+from airserve.network.cell import Cell
 from airserve.network.mac import Mac
-from airserve.network.topology import Cell, Network, Site, Slice
+from airserve.network.topology import Network, Site, Slice
 from airserve.network.traffic import Flow
 
 SEVERAL = "--several-cells"

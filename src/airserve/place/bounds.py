@@ -13,8 +13,9 @@ import numpy as np
 
 from airserve.model import Array
 from airserve.network import frame, radio
+from airserve.network.cell import Cell
 from airserve.network.link import EFFICIENCY, QM, RATE, Direction, tbs_bits
-from airserve.network.topology import Cell, Network
+from airserve.network.topology import Network
 from airserve.place.description import Service
 from airserve.place.plan import Candidate
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from airserve import arrivals, contract
 from airserve.errors import Unknown, UserError
 from airserve.network import equipment
+from airserve.network.cell import Description, Name
 from airserve.network.channels import Channel
-from airserve.network.topology import Description, Name, Network, Site
+from airserve.network.topology import Network, Site
 from airserve.network.traffic import Transport
 
 
