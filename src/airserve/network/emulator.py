@@ -28,12 +28,13 @@ from airserve.airlog import PACKED
 from airserve.contract import Air, Deployment, from_plain
 from airserve.errors import UserError
 from airserve.linux import die_with_parent, open_all_files, run_on_time, wait
+from airserve.network.buffers import DOWN, UP
 from airserve.network.channels import Channel
+from airserve.network.connection import Connection, Half
 from airserve.network.journal import Journal
 from airserve.network.mac import Mac
 from airserve.network.topology import Network
 
-DOWN, UP = 0, 1
 TIMES = ["id", "arrived_s", "granted_s", "delivered_s"]  # of the MAC's records
 READ_BYTES = 1 << 16
 QUEUE_BYTES = 1 << 20  # of a device in one direction: beyond it the relay reads no more, and TCP slows the sender
@@ -43,42 +44,6 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER that makes close send RST
 
 class RelayError(UserError):
     """A relay that cannot start; the message is one sentence for the user."""
-
-
-@final
-class Half:
-    """One direction of a connection: bytes from `source` over the air to `sink`."""
-
-    __slots__ = ("connection", "direction", "ended", "flying", "logged", "out", "passed", "paused", "sink", "source")
-
-    def __init__(self, connection: Connection, direction: int, source: socket.socket, sink: socket.socket) -> None:
-        self.connection = connection
-        self.direction = direction
-        self.source = source
-        self.sink = sink
-        self.flying = 0  # chunks read and not yet released
-        self.logged = 0  # bytes released or dropped
-        self.out = bytearray()  # released, and not yet taken by the sink's socket
-        self.ended = ""  # "eof" or "reset", once the source has ended
-        self.passed = False  # the sink has learned it
-        self.paused = False
-
-
-@final
-class Connection:
-    """A device's TCP connection and the one to the site that continues it."""
-
-    __slots__ = ("client", "closed", "connecting", "down", "number", "port", "site", "ue", "up", "upstream")
-
-    def __init__(
-        self, number: int, ue: int, port: int, site: int, client: socket.socket, upstream: socket.socket
-    ) -> None:
-        self.number, self.ue, self.port, self.site = number, ue, port, site
-        self.client, self.upstream = client, upstream
-        self.connecting = True
-        self.closed = False
-        self.up = Half(self, UP, client, upstream)
-        self.down = Half(self, DOWN, upstream, client)
 
 
 @final
