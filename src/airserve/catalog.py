@@ -34,9 +34,13 @@ class Catalog(Mapping[str, Any]):
         files = [file for folder in folders or () for file in Path(folder).glob("*.py")]
         return sorted(file.stem.replace("_", "-") for file in files if not file.stem.startswith("_"))
 
-    def __getitem__(self, name: str) -> Any:
+    def check(self, name: str) -> None:
+        """Raise what asking for a missing name would, and load nothing."""
         if name not in (names := self.names()):
             raise Unknown(self.kind, name, names)
+
+    def __getitem__(self, name: str) -> Any:
+        self.check(name)
         module = import_module(f"{self.package}.{name.replace('-', '_')}")
         return getattr(module, self.wanted) if self.wanted else module
 

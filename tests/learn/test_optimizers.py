@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from airserve.learn.losses import squared_error
-from airserve.learn.optimizers import NAMES, Muon, by_kind, optimizer
+from airserve.learn.optimizers import Muon, by_kind, optimizer
+from airserve.learn.recipe import CHOICES
 
 RATE, DECAY = 0.1, 0.5
 GRADIENTS = (2.0, -1.0)
@@ -33,7 +34,7 @@ def by_hand(name: str) -> float:
     return weight
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHOICES["optimizer"])
 def test_two_steps_by_hand(name: str) -> None:
     weight = torch.ones(1, requires_grad=True)
     rule = optimizer(name, [{"params": [weight], "weight_decay": DECAY}], RATE)

@@ -1,5 +1,7 @@
 """Recipes: settings, their names, and the files that hold them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,15 @@ def test_what_is_left_out_or_too_much_is_said(tmp_path: Path) -> None:
         choose("r.yaml", "digits", None)
     with pytest.raises(UserError, match="optimizer=adagrad of mlp is none of adamw, adam"):
         read_net("mlp,optimizer=adagrad")
+
+
+@pytest.mark.parametrize(("net", "task", "near"), [("resnet88", "digits", "resnet8"), ("mlp", "digitss", "digits")])
+def test_a_wrong_name_is_told_without_what_computes(net: str, task: str, near: str) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, onnxruntime=None)\n"
+        "from airserve.errors import Unknown\nfrom airserve.learn.recipe import choose\n"
+        f"try: choose({net!r}, {task!r}, None)\nexcept Unknown as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("no ")
+    assert f"perhaps {near}" in said

@@ -31,10 +31,11 @@ def train(
 ) -> None:
     """Train a net for a task: from data to a Model in the registry."""
     from airserve.learn.recipe import choose
+
+    net, task, seed = choose(net, task, seed)
     from airserve.learn.training import train as learn
     from airserve.registry import Registry
 
-    net, task, seed = choose(net, task, seed)
     made = learn(
         net, task, seed=seed, registry=Registry(), fresh=fresh, progress=not as_json, threads=threads, devices=devices
     )

@@ -6,12 +6,13 @@ from typing import Any, final
 import torch
 from torch import nn
 
-NAMES = ("adamw", "adam", "sgd", "descent", "muon")
+from airserve.learn.recipe import CHOICES
+
 LONG = 0.95  # momentum of muon
 
 
 def optimizer(name: str, groups: Sequence[Any], rate: float, momentum: float | None = None) -> torch.optim.Optimizer:
-    """An optimizer of `NAMES` over groups of weights, each with its `weight_decay`.
+    """An optimizer over groups of weights, each with its `weight_decay`.
 
     `adamw`: Loshchilov and Hutter 2019, arXiv:1711.05101, second moments of 100 steps, for runs here are short.
     `adam`: Kingma and Ba 2015, arXiv:1412.6980, decay as a part of the gradient. `sgd`: with Nesterov's momentum of
@@ -29,7 +30,7 @@ def optimizer(name: str, groups: Sequence[Any], rate: float, momentum: float | N
         return torch.optim.SGD(groups, lr=rate)
     if name == "muon":
         return Muon(groups, rate, LONG if momentum is None else momentum)
-    raise LookupError(f"no optimizer named {name!r}; there are {', '.join(NAMES)}.")
+    raise LookupError(f"no optimizer named {name!r}; there are {', '.join(CHOICES['optimizer'])}.")
 
 
 def by_kind(name: str, module: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -10,13 +10,12 @@ from typing import Any
 import yaml
 
 from airserve.catalog import nets, pretexts, tasks
-from airserve.learn.optimizers import NAMES
 from airserve.model import ModelError
 
 RECIPE = 2  # raise it when a change of learn would train another Model from the same settings
 
 CHOICES: dict[str, Sequence[str]] = {  # of settings that are words
-    "optimizer": NAMES,
+    "optimizer": ("adamw", "adam", "sgd", "descent", "muon"),
     "precision": ("auto", "float32", "bfloat16"),
     "layout": ("channels-last", "contiguous"),
     "pretrain": ("none", *pretexts),
@@ -125,7 +124,10 @@ def read_recipe(path: Path) -> tuple[str, str, int | None]:
 
 
 def choose(net: str, task: str | None, seed: int | None) -> tuple[str, str, int]:
-    """Net, task and seed as a command line gives them: NET TASK, or a recipe's file. A seed given wins."""
+    """Net, task and seed as a command line gives them: NET TASK, or a recipe's file. A seed given wins.
+
+    Both names are looked up before anything that computes is loaded, so a wrong one is told at once.
+    """
     if net.endswith((".yaml", ".yml")):
         if task is not None:
             raise ModelError(f"the recipe {net} states its task; leave {task!r} out.")
@@ -133,4 +135,6 @@ def choose(net: str, task: str | None, seed: int | None) -> tuple[str, str, int]
         seed = stated if seed is None else seed
     if task is None:
         raise ModelError(f"give a task for {net}: {', '.join(tasks)}; or a recipe in YAML that states both.")
+    nets.check(net.split(",")[0])
+    tasks.check(task)
     return net, task, seed or 0
