@@ -54,7 +54,8 @@ class Alone:
 
     def client(self, key="all", kind=openai.OpenAI, **options):
         options = {"max_retries": 0, "timeout": 20, **options}
-        return kind(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=self.keys.get(key, key), **options)
+        options.setdefault("base_url", f"http://127.0.0.1:{self.port}/v1")
+        return kind(api_key=self.keys.get(key, key), **options)
 
     def ask(self, path, body=None, method="POST", key="all", **headers):
         one = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -305,6 +306,44 @@ def test_what_is_counted_is_one_truth_over_the_workers(alone, client):
     assert after[1] - before[1] == sum(usage.prompt_tokens for usage in used)
     assert after[2] - before[2] == 6
     assert alone.metric("airserve_requests_total", outcome="answered") == answered + 6
+
+
+def test_the_package_speaks_through_a_gateway(alone, reference, tmp_path):
+    """Chats whole and in parts, embeddings and errors: what the site says is what the client reads."""
+    site = f"http://127.0.0.1:{alone.port}"
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"listen: 127.0.0.1:0\nroutes:\n  '*': [{site}]\n  small: [{{url: '{site}', model: gpt}}]\n")
+    gateway = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "airserve.cli", "gateway", str(file)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said = gateway.stdout.readline()
+        assert said.startswith("ready gateway "), gateway.stderr.read()
+        base = f"{said.split()[2]}/v1"
+        text, finish, count = expected(reference, chat_prompt(reference), 30)
+        greedy = {"messages": USER, "temperature": 0, "max_tokens": 30}
+        with alone.client(base_url=base) as client, alone.client() as direct:
+            for name in ("gpt", "small"):
+                whole = client.chat.completions.create(model=name, **greedy)
+                assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (text, finish)
+                assert whole.usage.completion_tokens == count
+                parts = [part.choices[0].delta.content for part in client.chat.completions.create(
+                    model=name, stream=True, **greedy)]  # fmt: skip
+                assert len([part for part in parts if part]) > 1
+                assert "".join(part or "" for part in parts) == text
+            asked = {"model": "minilm", "input": ["the radio", "the engine"]}
+            assert client.embeddings.create(**asked).data == direct.embeddings.create(**asked).data
+            with pytest.raises(openai.NotFoundError, match="no-such"):
+                client.chat.completions.create(model="no-such", **greedy)
+            with pytest.raises(openai.BadRequestError, match="temperature"):
+                client.chat.completions.create(model="gpt", **{**greedy, "temperature": 9})
+        with alone.client("as_nobody", base_url=base) as stranger, pytest.raises(openai.AuthenticationError):
+            stranger.chat.completions.create(model="gpt", **greedy)
+    finally:
+        os.killpg(gateway.pid, signal.SIGTERM)
+        with gateway:
+            assert gateway.wait(15) == 0
 
 
 def test_the_header_says_where_time_went_and_ids_come_back(alone):
