@@ -227,7 +227,7 @@ class Relay:
 
     def _ready(self, fd: int, events: int, now_s: float) -> None:
         if fd in self.listeners:
-            self._accept(*self.listeners[fd], now_s)
+            self._accept(*self.listeners[fd])
         elif fd in self.connections:
             connection = self.connections[fd]
             inward, outward = connection.up, connection.down
@@ -241,7 +241,7 @@ class Relay:
             if events & ~select.EPOLLOUT and not (inward.ended or inward.paused or connection.closed):
                 self._read(inward, now_s)
 
-    def _accept(self, site: int, listener: socket.socket, now_s: float) -> None:
+    def _accept(self, site: int, listener: socket.socket) -> None:
         try:
             client, (address, port) = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):

@@ -161,14 +161,14 @@ def go_over(s: State, c: Config, a: Air, r: Rules, d: Devices, ue: int, target: 
         s.ue[ue].accessing = 1
         d.away[0] += 1
         d.away[d.away[0]] = ue
-    withdraw(s, c, ue)
-    withdraw(s, c, c.ues + ue)
+    withdraw(s, ue)
+    withdraw(s, c.ues + ue)
     a.cell[ue] = target
     tune(s, c, a, r, d, ue)
 
 
 @inner
-def withdraw(s: State, c: Config, f: int) -> None:
+def withdraw(s: State, f: int) -> None:
     """Take all that a cell has of a flow out of its lists: what was not decoded is RLC's to send again."""
     flow = s.flow[f]
     if flow.active:

@@ -74,7 +74,7 @@ class Journal:
             self._todo.put((airlog.LOG, b"".join(self._records)))
             self._records.clear()
         self._todo.put((airlog.USAGE_LOG, self._rows(usage, until_s)))
-        self._todo.put((airlog.STATUS, json.dumps(self._status(usage, until_s, running)).encode()))
+        self._todo.put((airlog.STATUS, json.dumps(self._status(until_s, running)).encode()))
 
     def _rows(self, usage: Usage, until_s: float) -> bytes:
         before, self._before = self._before, usage
@@ -85,7 +85,7 @@ class Journal:
             rows[name] = now if before is None else now - getattr(before, name)
         return rows.tobytes()
 
-    def _status(self, usage: Usage, until_s: float, running: bool) -> dict[str, object]:
+    def _status(self, until_s: float, running: bool) -> dict[str, object]:
         counted = np.cumsum(self._late)
         p50, p99 = (float(np.searchsorted(counted, q * counted[-1]) * BIN_S * 1e3) for q in (0.5, 0.99))
         return {

@@ -173,9 +173,7 @@ def alike(s: State, c: Config, f: int, f_slot: int, g: int, g_slot: int, others:
 
 
 @inner
-def shift_db(
-    s: State, c: Config, f: int, alone_db: float, clear: float, leak: float, layers: int, streams: int
-) -> float:
+def shift_db(s: State, f: int, alone_db: float, clear: float, leak: float, layers: int, streams: int) -> float:
     """What sharing its PRBs does to a flow's SNR on some layers; a base station knows what it receives on."""
     if s.flow[f].direction != DOWN:
         return 10.0 * log10(clear)
@@ -233,7 +231,7 @@ def rate(s: State, c: Config, i: int, layers: int, streams: int, prbs: int) -> i
     one = s.candidate[i]
     f = one.flow
     alone_db = s.reported_db[f, layers - 1]
-    shift = shift_db(s, c, f, alone_db, one.clear[layers - 1], one.leak, layers, streams)
+    shift = shift_db(s, f, alone_db, one.clear[layers - 1], one.leak, layers, streams)
     allowed = sinr_db(s, c, f, alone_db + shift, prbs) + s.flow[f].olla_db
     if one.block != NONE:
         again = s.block[one.block]
@@ -405,4 +403,4 @@ def settle_shifts(s: State, c: Config, devices: int, slot: int) -> None:
                 common += both[0]
         leak = common * s.beams.error[s.flow[one.flow].row, moment(s, c, one.flow, slot)]
         alone_db = snr_db(s, c, one.flow, one.layers, slot) - s.flow[one.flow].rise_db
-        one.shift_db = shift_db(s, c, one.flow, alone_db, clear, leak, one.layers, streams)
+        one.shift_db = shift_db(s, one.flow, alone_db, clear, leak, one.layers, streams)

@@ -161,7 +161,7 @@ class Service:
             served.meter.failed("refused")
             raise
         outputs, queue_s, compute_s = self.compute(served, ordered, arrived_s)
-        return self._replied(served, list(zip(served.outputs, outputs, strict=True)), queue_s, compute_s, requested)
+        return self._replied(list(zip(served.outputs, outputs, strict=True)), queue_s, compute_s, requested)
 
     def compute(
         self, served: Served, ordered: Sequence[Array], arrived_s: float, aside: bool = False
@@ -222,8 +222,8 @@ class Service:
             raise
         served.meter.answered(done.queue_s, done.compute_s, _rows(ordered))
         if onward is None:
-            return self._replied(served, outputs, done.queue_s, done.compute_s, requested)
-        reply = self._replied(served, onward.outputs, done.queue_s, done.compute_s, requested)
+            return self._replied(outputs, done.queue_s, done.compute_s, requested)
+        reply = self._replied(onward.outputs, done.queue_s, done.compute_s, requested)
         return reply._replace(timings=(*reply.timings, onward.air), onward=onward.server_timing)
 
     async def signature(self, served: Served) -> Signature:
@@ -243,7 +243,6 @@ class Service:
 
     def _replied(
         self,
-        served: Served,
         outputs: list[tuple[Tensor, Array]],
         queue_s: float,
         compute_s: float,
