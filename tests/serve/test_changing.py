@@ -1,5 +1,6 @@
 """What is served next: of a registry that takes its time, from files that are replaced meanwhile."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,9 +15,9 @@ import pytest
 import uvloop
 from onnx import numpy_helper
 
-from airserve.contract import SiteProcess
+from airserve.contract import SiteProcess, to_plain
 from airserve.model import Engine, ModelError
-from airserve.serve import inquiring
+from airserve.serve import inquiring, working
 from airserve.serve.configuration import Configuration
 from airserve.serve.holding import Holder
 from airserve.serve.inquiring import Inquiry
@@ -99,8 +100,6 @@ def test_a_file_that_is_replaced_is_loaded_as_the_others_have_it(graphs, tmp_pat
             os.replace(new, path)
 
     if when == "while it is loaded":
-        from airserve.serve import working
-
         opened = working.Served
 
         def served(*given):
@@ -129,6 +128,47 @@ def test_a_file_that_is_replaced_is_loaded_as_the_others_have_it(graphs, tmp_pat
         with pytest.raises(AssertionError):
             np.testing.assert_array_equal(Engine(path).run([X])[0], expected)
     holder.keep([])
+
+
+def test_a_worker_follows_on_after_what_no_error_names_and_closes_what_it_gives_up(graphs, monkeypatch, caplog):
+    """Loads of three models: the last cannot be loaded, then can but is dropped, then is served."""
+    made, opened, closed = working.Served, [], []
+
+    class Served:
+        def __init__(self, endpoint, *given):
+            opened.append(endpoint.name)
+            if len(opened) == 3:
+                raise TypeError("in /a/secret/path")
+            self.served = made(endpoint, *given)
+
+        def __getattr__(self, name):
+            return getattr(self.served, name)
+
+        def close(self):
+            closed.append(self.name)
+            self.served.close()
+
+    monkeypatch.setattr(working, "Served", Served)
+    offered = [offer for name in ("whole", "tail", "head") for offer in offers(str(graphs[name]))]
+    load = {"do": "prepare", "offers": to_plain(offered), "held": ["", "", ""]}
+    said = []
+
+    async def run():
+        reader = asyncio.StreamReader()
+        for message in (load, load, {"do": "drop"}, load, {"do": "turn"}):
+            reader.feed_data(json.dumps(message).encode() + b"\n")
+        reader.feed_eof()
+        service = Service(SiteProcess("s", "h", 0, 1, ()))
+        await Models(service, Configuration(()), (reader, SimpleNamespace(write=said.append))).follow()
+        assert [one.name for one in service.served] == ["whole", "tail", "head"]
+        assert closed == ["whole", "tail", "whole", "tail", "head"]
+        service.close()
+
+    uvloop.run(run())
+    error, *others = [json.loads(line)["error"] for line in said]
+    assert error == "a worker failed to load it (TypeError); its log says where."
+    assert others == ["", "", ""]
+    assert "secret" in caplog.text
 
 
 def test_nothing_is_held_of_what_is_served_no_more(graphs):

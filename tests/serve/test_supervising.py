@@ -368,6 +368,16 @@ def test_version_policies(folder, tmp_path):
             versions(policy)
 
 
+def test_a_load_beside_so_many_models_that_their_names_are_a_long_message(graphs, tmp_path):
+    for k in range(90):
+        (tmp_path / f"{'m' * 200}{k}" / "1").mkdir(parents=True)
+        shutil.copy(graphs["whole"], tmp_path / f"{'m' * 200}{k}" / "1" / "model.onnx")
+    service = Alone(tmp_path)
+    for _ in range(2):
+        assert service.ask("POST", f"/v2/repository/models/{'m' * 200}7/load")[0] == 200
+    assert service.stop() == 0
+
+
 def test_data_outside_the_folder_of_a_graph_are_not_read(graphs, tmp_path):
     graph = onnx.load(graphs["whole"])
     inside = tmp_path / "m"

@@ -39,21 +39,24 @@ class Tokenizer(Protocol):
 def described(metadata: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """What a file's metadata, or else the files beside it, say of its tokens.
 
-    Raises `ModelError` for a file beside it that is no JSON.
+    Raises `ModelError` for a file beside it that cannot be read or is no JSON object.
     """
     found: dict[str, Any] = dict(metadata)
     if "tokenizer" not in found and (folder / FILES[0]).is_file():
-        found["tokenizer"] = (folder / FILES[0]).read_text(encoding="utf-8")
+        found["tokenizer"] = _read(folder / FILES[0])
         for name in FILES[1:]:
             path = folder / name
+            text = _read(path) if path.is_file() else "{}"
             try:
-                said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+                said = json.loads(text)
             except ValueError:
-                raise ModelError(f"{path} is no JSON; see that it is whole.") from None
+                said = None
+            if not isinstance(said, dict):
+                raise ModelError(f"{path} is no JSON object; see that it is whole.")
             found = {**{key: value for key, value in said.items() if value is not None}, **found}
         template = folder / "chat_template.jinja"
         if "chat_template" not in found and template.is_file():
-            found["chat_template"] = template.read_text(encoding="utf-8")
+            found["chat_template"] = _read(template)
     return found
 
 
@@ -89,13 +92,19 @@ class HuggingFace:
         self.tokens = self._tokenizer.get_vocab_size()
         special = {key: _text(described.get(key)) for key in ("bos_token", "eos_token")}
         ids = described.get("eos_token_id", [])
-        ends = {int(i) for i in (ids if isinstance(ids, list) else [ids])}
+        try:
+            ends = {int(i) for i in (ids if isinstance(ids, list) else [ids])}
+        except (TypeError, ValueError, OverflowError):
+            raise ModelError(f"{name} says eos_token_id {str(ids)[:40]!r}, which is no token's number.") from None
         if special["eos_token"] and (end := self._tokenizer.token_to_id(special["eos_token"])) is not None:
             ends.add(end)
         self.ends = frozenset(ends)
         template = described.get("chat_template")
         if isinstance(template, list):  # several, by name
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+            named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        if template and not isinstance(template, str):
+            raise ModelError(f"the chat template of {name} is no text.")
         self._template = None if not template else Template(name, template, special)
 
     def encode(self, text: str) -> list[int]:
@@ -144,6 +153,16 @@ class Template:
 
     def _refuse(self, why: str) -> None:
         raise self._failed(why)
+
+
+def _read(path: Path) -> str:
+    """A file's text. Raises `ModelError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); see that it is there.") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} is no text in UTF-8; see that it is whole.") from None
 
 
 def _text(token: Any) -> str:

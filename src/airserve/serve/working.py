@@ -7,6 +7,7 @@ import contextlib
 import gc
 import itertools
 import json
+import logging
 import signal
 import socket
 import ssl
@@ -31,7 +32,10 @@ from airserve.serve.served import Served
 from airserve.serve.service import Service
 
 DRAIN_S = 10.0
+LINE_LIMIT_BYTES = 1 << 24  # of a message from the supervisor: some 300 bytes and two paths for each version
 FREED_S = 0.5  # after versions were replaced, until their memory goes back to the system
+
+log = logging.getLogger(__name__)
 
 Wrap = Callable[[_http.Answer, _http.Failed], _http.Answer]
 
@@ -70,7 +74,7 @@ def run(
     import uvloop
 
     async def serve() -> None:
-        reader, writer = await asyncio.open_connection(sock=line)
+        reader, writer = await asyncio.open_connection(sock=line, limit=LINE_LIMIT_BYTES)
         try:
             await _serve(configuration, shared, number, offers, held, (reader, writer))
         finally:  # with warnings as errors uvloop does not end while it is open
@@ -225,9 +229,20 @@ class Models:
 
         Raises `ModelError`.
         """
-        self._next = {
-            offer: self._have.get(offer) or self._load(offer, place) for offer, place in zip(offers, held, strict=True)
-        }
+        self.drop()
+        try:
+            for offer, place in zip(offers, held, strict=True):
+                self._next[offer] = self._have.get(offer) or self._load(offer, place)
+        except BaseException:
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Give up what was prepared."""
+        self._next, dropped = {}, self._next
+        for offer, served in dropped.items():
+            if offer not in self._have:
+                served.close()
 
     def _load(self, offer: Offer, held: str) -> Served:
         """Raises `ModelError`."""
@@ -276,6 +291,9 @@ class Models:
                         await asyncio.to_thread(self.prepare, offers, message["held"])
                     except UserError as failed:
                         error = str(failed)
+                    except Exception as failed:  # else this worker would follow no more, and nobody know
+                        log.error("models could not be loaded, in a way that no error names", exc_info=failed)
+                        error = f"a worker failed to load it ({type(failed).__name__}); its log says where."
                     if message["do"] == "prepare":
                         self.say(say="done", step="prepare", error=error)
                     elif error:
@@ -287,7 +305,7 @@ class Models:
                     self.turn()
                     self.say(say="done", step="turn", error="")
                 case "drop":
-                    self._next = {}
+                    self.drop()
                 case "answer":
                     waiting = self._waiting.pop(message["id"], None)
                     if waiting is not None and not waiting.done():

@@ -57,6 +57,28 @@ def test_files_that_are_damaged_are_named(folder):
     assert described({}, folder)["chat_template"] == "{{ messages }}"
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer_config.json", b"[1]", r"tokenizer_config\.json is no JSON object"),
+        ("tokenizer.json", b"\xff", r"tokenizer\.json is no text in UTF-8"),
+        ("config.json", b'{"eos_token_id": ["end"]}', "says eos_token_id \"\\['end'\\]\", which is no token's number"),
+        ("config.json", b'{"eos_token_id": {"end": 1}}', "no token's number"),
+        ("config.json", b'{"eos_token_id": Infinity}', "no token's number"),
+        ("tokenizer_config.json", b'{"chat_template": 5}', "chat template of gpt is no text"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": {}}, 5]}', None),
+    ],
+)
+def test_files_that_say_what_they_may_not_are_refused_in_a_sentence(folder, file, content, says):
+    (folder / file).write_bytes(content)
+    (offer,) = offers(str(folder))
+    if says is None:
+        assert Served(offer.endpoint).language is not None
+    else:
+        with pytest.raises(ModelError, match=says):
+            Served(offer.endpoint)
+
+
 def test_a_template_reaches_nothing(folder):
     """A stranger's template: no way out of the sandbox, and what it does wrong is the sentence of an error."""
     from airserve.serve.served import BadInput
