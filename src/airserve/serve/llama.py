@@ -5,7 +5,9 @@ llama.cpp keeps the sequences in one cache, without padding; `llama.h` names wha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,19 +43,30 @@ def _library() -> Any:
 
 @final
 class LlamaDecoder:
-    """A file with its cache, which may hold `bounds`. Raises `ModelError` where llama.cpp cannot open it."""
+    """A file with its cache, which may hold `bounds`; both are closed once neither it nor a tokenizer of it is held.
+
+    Raises `ModelError` where llama.cpp cannot open it.
+    """
 
     def __init__(self, name: str, path: Path, bounds: Bounds) -> None:
         lib = self._lib = _library()
-        with open(path, "rb") as file:
-            if file.read(4) != MAGIC:
-                raise ModelError(f"{path.name} is no GGUF file.")
+        try:
+            with open(path, "rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise ModelError(f"{path.name} cannot be read ({error.strerror}); see that it is there.") from None
+        if magic != MAGIC:
+            raise ModelError(f"{path.name} is no GGUF file.")
+        # Not by whoever closes the model: a request that came before may still be at its tokens, in another thread.
+        opened = contextlib.ExitStack()
+        weakref.finalize(self, opened.close).atexit = False
         options = lib.llama_model_default_params()
         options.n_gpu_layers = 0
         options.use_extra_bufts = False  # weights laid out for AMX: where a virtual machine lacks it, the process dies
         self._model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
             raise ModelError(f"{path.name} cannot be opened by llama.cpp; see that the file is whole.")
+        opened.callback(lib.llama_model_free, self._model)
         self._vocabulary = lib.llama_model_get_vocab(self._model)
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocabulary))
         model = self._model
@@ -74,8 +87,10 @@ class LlamaDecoder:
         self._context = lib.llama_init_from_model(model, asked)
         if not self._context:
             raise ModelError(f"llama.cpp has no room for {cells} tokens of {name}; start with a smaller --cache-mb.")
+        opened.callback(lib.llama_free, self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(TOGETHER, 0, 1)
+        opened.callback(lib.llama_batch_free, self._batch)
         self._lengths: dict[int, int] = {}
 
     def cache_bytes(self, needs: Sequence[int]) -> int:
@@ -109,17 +124,19 @@ class LlamaDecoder:
     # As a tokenizer
 
     def tokenizer(self, name: str) -> LlamaTokenizer:
-        return LlamaTokenizer(name, self._lib, self._model, self._vocabulary, self.vocabulary)
+        return LlamaTokenizer(name, self, self._lib, self._model, self._vocabulary)
 
 
 @final
 class LlamaTokenizer:
     """The tokens and the chat template of a GGUF file. Raises `ModelError` for a template that cannot be read."""
 
-    def __init__(self, name: str, lib: Any, model: Any, vocabulary: Any, tokens: int) -> None:
+    def __init__(self, name: str, decoder: LlamaDecoder, lib: Any, model: Any, vocabulary: Any) -> None:
+        self._decoder = decoder  # has the file, which stays open with it
         self._lib, self._vocabulary, self._name = lib, vocabulary, name
-        self.ends = frozenset(k for k in range(tokens) if lib.llama_vocab_is_eog(vocabulary, k))
-        self._pieces = [self._piece(k, special=False) for k in range(tokens)]
+        tokens = range(decoder.vocabulary)
+        self.ends = frozenset(k for k in tokens if lib.llama_vocab_is_eog(vocabulary, k))
+        self._pieces = [self._piece(k, special=False) for k in tokens]
         special = {
             key: self._piece(token, special=True).decode(errors="replace") if token >= 0 else ""
             for key, token in (
@@ -128,7 +145,7 @@ class LlamaTokenizer:
             )
         }
         template = lib.llama_model_chat_template(model, None)
-        self._template = Template(name, template.decode(), special) if template else None
+        self._template = Template(name, template.decode(errors="replace"), special) if template else None
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text, special=True)
