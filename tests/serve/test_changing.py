@@ -21,6 +21,8 @@ from airserve.serve import inquiring, working
 from airserve.serve.configuration import Configuration
 from airserve.serve.holding import Holder
 from airserve.serve.inquiring import Inquiry
+from airserve.serve.lineup import Lineup
+from airserve.serve.metering import Table
 from airserve.serve.offering import offers
 from airserve.serve.service import Service
 from airserve.serve.starting import ONE_THREAD
@@ -79,6 +81,30 @@ def test_a_registry_that_has_no_answer_says_why(tmp_path, monkeypatch):
         slow.answer()
     Inquiry("given up").close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_model_is_loaded_by_its_whole_name_and_leaves_what_comes_from_elsewhere(graphs, monkeypatch):
+    def question(reference):
+        rest, _, variant = reference.partition("/")
+        name, _, version = rest.partition("@")
+        about = {"name": name, "variant": variant or "fp32", "version": int(version or 3), "aliases": []}
+        about |= {"path": str(graphs["whole"]), "runtimes": {"1": {"engine": "onnxruntime"}}}
+        return ["echo", json.dumps(about)]
+
+    monkeypatch.setattr(inquiring, "question", question)
+    lineup = Lineup(Configuration(("m@1", "m@2", "n/int8", "tiny-int8")), Table(1))
+    for source, name, key in (
+        ("m@1", "m", ("m", "1")), ("n/int8", "n-int8", ("n-int8", "3")), ("tiny-int8", "tiny-int8", ("tiny-int8", "3")),
+    ):  # fmt: skip
+        assert lineup.source(name) == source
+        offers = lineup.loaded(name, source, Inquiry(source))
+        assert offers[-1].key == key
+        assert sorted(offers, key=str) == sorted(lineup.offers, key=str)  # each once, where it is counted
+    for name in ("m-int8", "n", "tiny"):
+        with pytest.raises(ModelError, match=f"holds a model '{name}'"):
+            lineup.source(name)
+    with pytest.raises(ModelError, match="m@1 holds no version of m-int8"):
+        lineup.loaded("m-int8", "m@1", Inquiry("m@1"))
 
 
 @pytest.mark.parametrize("when", ["before it is loaded", "while it is loaded", "not held", "in place"])

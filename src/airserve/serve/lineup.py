@@ -50,14 +50,19 @@ class Lineup:
         Raises `ModelError`.
         """
         if inquiry is None:
-            found = offering.offers(source, model, self._cores)
+            offers = offering.offers(source, model, self._cores)
         else:
-            found = [offering.offered(offering.answered(inquiry.answer(), self._cores), source)]
-        others, loaded = self.unloaded(model), list[Offer]()
-        before = {offer.key: offer for offer in self.offers}
-        for offer in found:
-            same = before.get(offer.key)
-            loaded.append(replace(offer, slot=same.slot if same else self._slot(others + loaded)))
+            offers = [offering.offered(offering.answered(inquiry.answer(), self._cores), source)]
+        found = {offer.key: offer for offer in offers if offer.endpoint.name == model}
+        others = [  # with versions of it that come from elsewhere
+            offer
+            for offer in self.offers
+            if offer.key not in found and (offer.source, offer.endpoint.name) != (source, model)
+        ]
+        before, loaded = {offer.key: offer for offer in self.offers}, list[Offer]()
+        for key, offer in found.items():
+            slot = before[key].slot if key in before else self._slot(others + loaded)
+            loaded.append(replace(offer, slot=slot))
         if not loaded:
             raise ModelError(f"{source} holds no version of {model} any more.")
         return others + loaded
@@ -87,5 +92,11 @@ class Lineup:
 
 
 def _names(source: str, model: str) -> bool:
-    """Whether a source that names a model of the registry names this one."""
-    return not offering.names(source) and source.partition("@")[0].partition("/")[0] == model.partition("-int8")[0]
+    """Whether a source that names a model of the registry names this one.
+
+    >>> [_names(source, "m-int8") for source in ("m", "m/int8", "m@live/int8", "m-int8", "m-int8@3")]
+    [False, True, True, True, True]
+    """
+    rest, _, variant = source.partition("/")
+    name = rest.partition("@")[0]
+    return offering.registered(source) and model == (name if variant in ("", "fp32") else f"{name}-{variant}")
