@@ -9,6 +9,7 @@ import uvloop
 
 from airserve import wire
 from airserve.contract import Route
+from airserve.serve import streams
 from airserve.serve.protocols import _listening
 from airserve.serve.protocols._streaming import chunk, event
 from airserve.serve.protocols.oip import error_response
@@ -185,6 +186,27 @@ def test_a_client_that_goes_ends_what_the_site_makes():
                     await asyncio.sleep(0.005)
 
     through(talk, forever)
+
+
+def test_a_site_that_hangs_within_its_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(streams, "SILENT_S", 0.05)
+
+    async def hang(body, writer):
+        writer.write(CHUNKED + chunk(event(b"1")) + body[-3:-2])  # and the beginning of a chunk, or none
+
+    async def talk(ask, sites, gateway):
+        for how in ("1", " "):
+            sites[0].left.clear()
+            _, _, reader, writer = await ask.begin(CHAT, body(how), "X-Request-Timeout-Ms: 50\r\n")
+            async with asyncio.timeout(20):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() in (b"", chunk(event(b"1")))  # without the end of an answer
+                await sites[0].left.wait()
+                while gateway._texts._under_way:
+                    await asyncio.sleep(0.005)
+            writer.close()
+
+    through(talk, hang)
 
 
 def test_a_site_that_is_full_or_dead_is_passed_by():

@@ -17,6 +17,7 @@ from airserve.tensors import WireError
 from airserve.timing import AirBytes
 
 LINE_LIMIT_BYTES = 1 << 20  # that a reader holds
+SILENT_S = 60.0  # without a word in the middle of an answer, where its deadline has passed: nginx's proxy_read_timeout
 
 
 @final
@@ -49,7 +50,7 @@ class Streams:
                     status, headers = head_of(await reader.readuntil(b"\r\n\r\n"))
                 if headers.get("transfer-encoding", "").lower() == "chunked":
                     # A writer that nobody holds closes itself.
-                    rest = Rest(_parts(reader), lambda: writer.transport.abort())
+                    rest = Rest(_parts(reader, deadline_s), lambda: writer.transport.abort())
                     body = b""
                 else:
                     body = await reader.readexactly(int(headers.get("content-length", "")))
@@ -86,11 +87,19 @@ class Streams:
             self._opening -= 1
 
 
-async def _parts(reader: asyncio.StreamReader) -> AsyncGenerator[bytes]:
-    """The chunks of an answer as they come. Raises `UpstreamFailed` where it ends before its end."""
+async def _parts(reader: asyncio.StreamReader, deadline_s: float) -> AsyncGenerator[bytes]:
+    """The chunks of an answer as they come. Raises `UpstreamFailed` where it ends before its end, or does not go on."""
     try:
-        while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-            yield await reader.readexactly(size)
-            await reader.readexactly(2)
+        while part := await _part(reader, max(deadline_s - time.monotonic(), SILENT_S)):
+            yield part
+    except TimeoutError:
+        raise UpstreamFailed(f"the site has not gone on with its answer for {SILENT_S:g} s or more.") from None
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
         raise UpstreamFailed("the site ended its answer before its end.") from None
+
+
+async def _part(reader: asyncio.StreamReader, within_s: float) -> bytes:
+    """The next chunk, empty at the end."""
+    async with asyncio.timeout(within_s):
+        size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
+        return (await reader.readexactly(size + 2))[:-2] if size else b""
