@@ -1,5 +1,6 @@
 """CAMARA's Model as a Service, held to the descriptions that its project published, and its answers to the network."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -15,16 +16,23 @@ import numpy as np
 import pytest
 import requests
 import schemathesis
+import uvloop
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
+from airserve.contract import Endpoint, SiteProcess
+from airserve.model import Function
 from airserve.serve.guarding import new_key
 from airserve.serve.knowledge import Knowledge, Taken
+from airserve.serve.protocols import camara
+from airserve.serve.protocols._camara_asked import Asked
 from airserve.serve.protocols._camara_requests import Refused, read_upload
+from airserve.serve.protocols._head import Head
 from airserve.serve.retrieving import nearest, passages
+from airserve.serve.service import Service, UnknownEndpoint
 
 APIS = ("knowledge-base", "qa-assistant-manage", "qa-assistant-service")
 PUBLISHED = Path(__file__).parent / "camara"
@@ -167,6 +175,48 @@ def test_what_fails_while_it_is_answered_is_an_outcome(alone, base):
     found = alone.ask("POST", "/qa-assistant-service/answer", {"assistantId": identity, "prompt": "x"}).json()
     assert (found["success"], found["finished"]) == (False, "ERROR")
     assert "more than the 192" in found["answerText"]
+
+
+def test_what_several_encoders_have_read_is_searched_as_if_one_had(encoder, tmp_path):
+    """One encoder under two names: which of them is served as a document comes, or a question, varies."""
+    function = Function("minilm", "model", str(encoder / "model.onnx"))
+    texts = ["The mast carries a radio.", "How warm is the engine?", "The answer of a model.", "The engine says so."]
+    form = "multipart/form-data; boundary=x"
+
+    async def run():
+        service = Service(SiteProcess("s", "h", 0, 1, tuple(Endpoint(name, (function,)) for name in ("one", "two"))))
+        one, two = service.served
+        service.knowledge = str(tmp_path)
+        asked = Asked(service, Head("POST", b"/", {}), b"", time.monotonic(), ())
+
+        async def base(*encoders):
+            """A knowledge base whose documents come while some encoders are served each."""
+            made = asked.known.add_base("", str(encoders), None)
+            for k, (text, some) in enumerate(zip(texts, encoders, strict=True)):
+                service.offer(some)
+                path = f"/knowledge-base/v0.2rc1/knowledge-bases/{made}/documents"
+                part = f'Content-Disposition: form-data; name="document"; filename="{k}.txt"\r\n\r\n{text}'
+                head = Head("POST", path.encode(), {b"content-type": form.encode()})
+                await camara.find(path)["POST"](service, head)(f"--x\r\n{part}\r\n--x--".encode(), time.monotonic())
+                await asyncio.gather(*camara._indexing)
+            return made
+
+        def found(base, *some):
+            service.offer(some)
+            return camara._found(asked, base, "what does the engine say of a radio", time.monotonic() + 10)
+
+        whole, mixed = await base(*[[one]] * 4), await base([one], [two], [one], [two])
+        assert asked.known.encoders(await base([one], [two, one], [two, one], [one])) == ["one"]  # keeps to its own
+        expected = await found(whole, one)
+        assert len(expected) == camara.FOUND
+        assert await found(mixed, one, two) == await found(mixed, two, one) == expected
+        assert {file for _, file in await found(mixed, two)} == {"1.txt", "3.txt"}
+        with pytest.raises(UnknownEndpoint):
+            await found(whole, two)
+        asked.known.close()
+        service.close()
+
+    uvloop.run(run())
 
 
 def test_knowledge_is_made_changed_and_deleted_whichever_worker_is_asked(alone):

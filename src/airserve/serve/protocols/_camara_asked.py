@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
@@ -67,12 +67,12 @@ class Asked:
             raise Refused(f"{name} is no model for this; choose another.")
         return served
 
-    def encoder(self) -> Served:
-        """The first sentence encoder there is. Raises `Refused`."""
+    def encoder(self, before: Collection[str]) -> Served:
+        """The sentence encoder that was used before, where it is served, else the first there is. Raises `Refused`."""
         found = [s for s in self.service.served if isinstance(s.language, Encoder) and allowed(self.head, s.name)]
         if not found:
             raise Refused("no sentence encoder is served, so nothing can be indexed; serve one.", 503, "UNAVAILABLE")
-        return found[0]
+        return next((served for served in found if served.name in before), found[0])
 
 
 @lru_cache(4)

@@ -152,7 +152,7 @@ def _upload(asked: Asked) -> bytes:
     base = asked.base(asked.ids[0])["id"]
     document = read_upload(asked.head.headers.get(b"content-type", b""), asked.body)
     _room(len(asked.known.documents(base)), DOCUMENTS, "documents in a knowledge base")
-    served = asked.encoder()
+    served = asked.encoder(asked.known.encoders(base))
     identity = asked.known.add_document(base, document.filename, document.format)
     task = asyncio.get_running_loop().create_task(_index(asked, served, identity, document.format, document.text))
     _indexing.add(task)
@@ -295,16 +295,31 @@ async def _generated(asked: Asked, assistant: Mapping[str, Any], question: str) 
 
 
 async def _found(asked: Asked, base: str, question: str, deadline_s: float) -> list[tuple[str, str]]:
-    """The passages nearest to a question, each with its file."""
+    """The passages nearest to a question, each with its file: by each encoder that has vectors there and is served.
+
+    Raises as `model` where none of them is.
+    """
     asked.base(base)
+    near: list[tuple[float, str, str]] = []
+    unserved: Exception | None = None
     for name in asked.known.encoders(base):
-        served = asked.model(name, Encoder)
+        try:
+            served = asked.model(name, Encoder)
+        except (UnknownEndpoint, Forbidden, Refused) as error:
+            unserved = error
+            continue
         encoder = served.language
         assert isinstance(encoder, Encoder)
         vectors, _ = await embed(asked.service, served, encoder, [question], asked.arrived_s, deadline_s)
-        known = asked.known.passages(base, name)
-        return [(known.texts[k], known.files[k]) for k in nearest(vectors[0], known.vectors, FOUND)]
-    return []
+        vector, known = vectors[0], asked.known.passages(base, name)
+        near += [
+            (float(known.vectors[k] @ vector), known.texts[k], known.files[k])
+            for k in nearest(vector, known.vectors, FOUND)
+        ]
+    if unserved is not None and not near:
+        raise unserved
+    near.sort(key=lambda one: -one[0])
+    return [(text, file) for _, text, file in near[:FOUND]]
 
 
 def _prompt(generator: Generator, configured: str, found: Sequence[str], question: str) -> list[int]:
