@@ -399,6 +399,14 @@ def test_data_outside_the_folder_of_a_graph_are_not_read(graphs, tmp_path):
     (inside / "deep.onnx").write_bytes(deep.SerializeToString())
     with pytest.raises(ModelError, match="outside its folder"):
         offers(str(inside / "deep.onnx"))
+    # As what an attribute of a function is where a node does not give it.
+    (tensor, *_), function = external.graph.initializer, onnx.FunctionProto(name="f", domain="d")
+    function.attribute_proto.append(onnx.AttributeProto(name="a", type=onnx.AttributeProto.TENSOR, t=tensor))
+    graph = onnx.load(graphs["whole"])
+    graph.functions.append(function)
+    (inside / "default.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(ModelError, match="outside its folder"):
+        offers(str(inside / "default.onnx"))
 
 
 @settings(deadline=None)
