@@ -1,6 +1,6 @@
 """What people read: the routes at /docs and /openapi.json; a Starlette application, loaded when it is first asked for.
 
-Every path that no protocol answers is handed to it, in the same connection and under the same limits.
+Both are answered in the same connections and under the same limits as what the protocols answer.
 """
 
 from __future__ import annotations
