@@ -205,6 +205,25 @@ def test_two_readings_of_a_request_are_refused(mast, head):
     assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"400"], got
 
 
+@pytest.mark.parametrize("trailer", [
+    b"Content-Encoding: br\r\n", b"Inference-Header-Content-Length: 1\r\n", b"X-Request-Id: seven\r\n",
+])  # fmt: skip
+def test_a_trailer_is_no_header(mast, trailer):
+    """It comes after a proxy has looked at the header (RFC 9110 6.5.1); what follows it is the next request."""
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}'
+    request = (
+        b"POST /v2/models/whole/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n%b\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", mast.port), timeout=5) as one:
+        one.sendall(2 * (request % (len(body), body, trailer)) + request % (len(body), body, b"X: y\r\n" * 40_000))
+        one.shutdown(socket.SHUT_WR)
+        got = b""
+        while data := one.recv(1 << 16):
+            got += data
+    assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"200", b"431"], got
+    assert b"seven" not in got
+
+
 def test_http_1_1_wants_a_host(mast):
     with socket.create_connection(("127.0.0.1", mast.port), timeout=5) as one:
         one.sendall(b"GET /v2 HTTP/1.1\r\n\r\n")

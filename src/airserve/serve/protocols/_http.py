@@ -186,6 +186,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > self._limits.header_bytes:
             self._refuse_header()
+        if self._state == "body":  # a trailer, which is no header: it has passed whoever checks those (RFC 9110 6.5.1)
+            return
         name = name.lower()
         if name in self._headers:
             if name in ONCE:
