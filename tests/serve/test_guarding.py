@@ -32,6 +32,8 @@ from airserve.serve import relaying
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.connecting import UpstreamFailed
 from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
+from airserve.serve.protocols import camara
+from airserve.serve.protocols._camara_asked import Asked
 from airserve.serve.protocols._entry import Entry
 from airserve.serve.protocols._head import Head
 from airserve.serve.relaying import Gateway
@@ -133,6 +135,30 @@ def test_a_key_opens_and_so_does_a_token(made):
     assert ask(INFER, "", "POST", BODY, **{"X-API-Key": keys["plant"]})[0] == 200
     assert ask(INFER, token(), "POST", BODY)[0] == 200
     assert ask(INFER, token(tenant="tail"), "POST", BODY)[0] == 403  # a token may name a tenant of the file
+
+
+def test_those_whom_only_a_token_names_have_each_their_own(made, tmp_path):
+    """They are counted together, for names are without end; what one of them knows, no other sees."""
+    configuration = Configuration((), jwks=str(made[0].log.with_name("jwks.json")), issuer="me", audience="us")
+    guard, service = Guard(configuration), SimpleNamespace(knowledge=str(tmp_path))
+    heads = []
+    for name in ("ada", "bob", "ada"):
+        heads.append(Head("GET", b"/", {b"authorization": f"Bearer {token(sub=name)}".encode()}))
+        heads[-1].admitted = guard.admit(heads[-1].headers)
+    asked = [Asked(service, head, b'{"name": "mine"}', 0.0, ()) for head in heads]
+    assert camara._create_base(asked[0]).startswith(b"HTTP/1.1 201 ")
+    lists = [json.loads(camara._list_bases(one).partition(b"\r\n\r\n")[2])["items"] for one in asked]
+    assert [[base["name"] for base in found] for found in lists] == [["mine"], [], ["mine"]]
+    assert {head.admitted.place for head in heads} == {0}
+    assert [tenant.name for tenant, _, _ in guard.counted()] == ["*"]
+    asked[0].known.close()
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', '{"keys": [1]}', '{"keys": 3}', "{", '{"keys": []}'])
+def test_a_file_of_public_keys_that_is_none_is_one_sentence(tmp_path, text):
+    (tmp_path / "jwks.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"^[^\n]* holds no public keys [^\n]*$"):
+        Guard(Configuration((), jwks=str(tmp_path / "jwks.json")))
 
 
 def test_tokens_that_are_refused(made):

@@ -17,7 +17,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
@@ -141,8 +141,11 @@ class Guard:
             return Admitted(self.tenants[found], found, math.inf)
         if self._tokens is not None and given.count(b".") == 2:
             name, left_s = self._tokens.read(given.decode("latin-1"))
-            place = self._places.get(name, self._places["*"])
-            return Admitted(self.tenants[place], place, time.monotonic() + min(left_s, RECHECK_S))
+            until_s = time.monotonic() + min(left_s, RECHECK_S)
+            if name in self._places:
+                return Admitted(self.tenants[self._places[name]], self._places[name], until_s)
+            place = self._places["*"]  # counted with all whom only a token names, and known by its own name
+            return Admitted(replace(self.tenants[place], name=name), place, until_s)
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
     def counted(self) -> list[tuple[Tenant, int, int]]:
