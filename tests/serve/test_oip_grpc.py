@@ -23,7 +23,7 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Engine, Function
 from airserve.serve.configuration import Configuration
 from airserve.serve.guarding import Guard, new_key
-from airserve.serve.protocols import oip_grpc
+from airserve.serve.protocols import _calls, oip_grpc
 from airserve.serve.protocols._messages import MESSAGES, SERVICE, classes
 from airserve.serve.service import Service
 
@@ -159,6 +159,10 @@ def test_typed_contents(address):
         response = call(request)
         assert len(response.raw_output_contents) == 1
         assert len(response.raw_output_contents[0]) == 12
+        for method in ("ModelMetadata", "ModelReady", "RepositoryIndex", "RepositoryModelLoad", "ServerLive"):
+            with pytest.raises(grpc.RpcError, match=f"the request is no {method}Request") as caught:
+                channel.unary_unary(f"/{SERVICE}/{method}")(b"\xff\xff\xff")
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         for data in (b"\xff\xff\xff", b"", b"\x0a\x05whole\x3a\x01x"):
             raw = channel.unary_unary(f"/{SERVICE}/ModelInfer")
             with pytest.raises(grpc.RpcError) as caught:
@@ -314,6 +318,48 @@ def test_requests_under_way_are_counted_and_a_deadline_is_kept(graphs, tmp_path)
     assert slow.answered == 3
 
 
+def test_who_has_no_key_takes_nobodys_place(graphs, tmp_path):
+    """Refused before a message has come; a stream that says nothing is under way for nobody either."""
+    sent = (("authorization", f"Bearer {new_key(tmp_path / 'keys.json', 'a')}"),)
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+
+    async def talk(channel, listener, request):
+        listener.most = 2
+        for path in ("ModelInfer", "ModelStreamInfer", "ServerMetadata"):
+            unsaid = [channel.stream_stream(f"/{SERVICE}/{path}")() for _ in range(4)]
+            for one in unsaid:
+                assert await one.code() is grpc.StatusCode.UNAUTHENTICATED
+        silent = [channel.stream_unary(f"/{SERVICE}/ServerLive")() for _ in range(4)]
+        streams = [channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=sent) for _ in range(4)]
+        for stream in streams:
+            await stream.write(request("quick"))
+            assert b"quick" in await stream.read()
+        assert b"quick" in await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request("quick"), metadata=sent)
+        calls = [channel.unary_unary(f"/{SERVICE}/ModelInfer")(request("slow"), metadata=sent) for _ in range(4)]
+        ended = sorted([(await one.code()).name for one in calls])
+        for one in (*silent, *streams):
+            one.cancel()
+        return ended
+
+    assert here(graphs, talk, guard)[0] == ["OK", "OK", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"]
+
+
+def test_a_call_that_says_nothing_is_ended(graphs, monkeypatch):
+    monkeypatch.setattr(_calls, "SILENT_S", 1.0)
+    monkeypatch.setattr(_calls, "SWEEP_S", 0.05)
+
+    async def talk(channel, listener, request):
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+        await stream.write(request("quick"))
+        assert b"quick" in await stream.read()
+        for one in (channel.stream_unary(f"/{SERVICE}/ModelInfer")(), stream):
+            assert await one.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "no message came for 1 s" in await one.details()
+        return await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request("quick"))
+
+    assert b"quick" in here(graphs, talk)[0]
+
+
 def test_a_rate_does_not_depend_on_how_long_a_request_was_arriving(tmp_path):
     """A large request begins to arrive before a small one that is counted first; both are within the rate."""
     headers = {"authorization": f"Bearer {new_key(tmp_path / 'keys.json', 'a', rate_hz=1e6)}"}
@@ -321,8 +367,12 @@ def test_a_rate_does_not_depend_on_how_long_a_request_was_arriving(tmp_path):
 
     async def run():
         service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, ()))
-        answer = oip_grpc._Methods(service, guard, asyncio.get_running_loop()).answer("ServerMetadata")
-        answers = [answer(SimpleNamespace(metadata=headers, arrived_s=time.monotonic() - ago), b"") for ago in (0, 2)]
+        methods, answers = oip_grpc._Methods(service, guard, asyncio.get_running_loop()), []
+        for ago_s in (0, 2):
+            call = SimpleNamespace(metadata=headers, method="ServerMetadata", arrived_s=time.monotonic() - ago_s)
+            methods.arrived(call)
+            assert call.admitted.tenant.name == "a"  # for who is told of the call
+            answers.append(methods.answer(call.method)(call, b""))
         service.close()
         return answers
 
@@ -372,7 +422,9 @@ def test_calls_are_logged_with_what_names_them(graphs, tmp_path):
             assert dict(live.initial_metadata())["x-request-id"] == "seven"
             with pytest.raises(grpc.RpcError):
                 channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\x0a\x01z")
-            assert list(channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter([b"\x0a\x01z"])))
+            stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter([b"\x0a\x01z"]), metadata=sent)
+            assert dict(stream.initial_metadata())["x-request-id"] == "seven"
+            assert list(stream)
         process.send_signal(signal.SIGTERM)
         lines = [json.loads(line) for line in process.communicate(timeout=15)[1].splitlines()]
     one, other, streamed = (line for line in lines if line["message"] == "request")

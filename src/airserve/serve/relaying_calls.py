@@ -119,15 +119,17 @@ class Relay:
     def listen(self, host: str, port: int, certificate: tuple[bytes, bytes] | None) -> Calls:
         """Raises `OSError` where the address is taken."""
         own = {"ServerLive": self._live, "ServerReady": self._ready, "ServerMetadata": self._metadata}
-        answers: dict[str, Answer] = {**own, **dict.fromkeys(RELAYED, self._relayed)}
+        answers: dict[str, Answer] = {
+            **own,
+            **dict.fromkeys(RELAYED, self._relayed),
+            "ModelStreamInfer": self._streamed,
+        }
         return Calls(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            {
-                **{f"/{SERVICE}/{name}": self._observed(answer) for name, answer in answers.items()},
-                f"/{SERVICE}/ModelStreamInfer": self._streamed,
-            },
+            {f"/{SERVICE}/{name}": answer for name, answer in answers.items()},
             (f"/{SERVICE}/ModelStreamInfer",),
             _status,
+            arrived=self._arrived,
             most=UNDER_WAY,
             options=[
                 ("grpc.so_reuseport", 0),
@@ -137,14 +139,10 @@ class Relay:
             credentials=None if certificate is None else grpc.ssl_server_credentials([certificate]),
         )
 
-    def _observed(self, answer: Answer) -> Answer:
-        def observed(call: Call, message: bytes) -> bytes | Future[bytes]:
-            named(call)
-            if self._routes.access_log:
-                call.ended = lambda status, size: recorded(call, status, size)
-            return answer(call, message)
-
-        return observed
+    def _arrived(self, call: Call) -> None:
+        named(call)
+        if self._routes.access_log:
+            call.ended = lambda status, size: recorded(call, status, size)
 
     def _live(self, call: Call, message: bytes) -> bytes:
         return bytes(M["ServerLiveResponse"](live=True).SerializeToString())

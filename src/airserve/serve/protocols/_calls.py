@@ -29,12 +29,15 @@ from grpc._cython.cygrpc import (
 )
 
 if TYPE_CHECKING:
-    from airserve.serve.guarding import Admitted
+    from airserve.serve.guarding import Admitted, Allowance
 
 Answer = Callable[["Call", bytes], "bytes | Future[bytes]"]
+Arrived = Callable[["Call"], None]
 Status = Callable[[Exception], tuple[grpc.StatusCode, str]]
 NEVER_S = 1e12  # of time.time: gRPC says the end of all time where a client names no deadline
 OPEN_S = 1.0  # that calls are given to end once they were cancelled
+SILENT_S = 300.0  # without a message, however slowly it may be on its way: gRPC tells only of whole ones
+SWEEP_S = 0.5
 NOTHING: tuple[Any, ...] = ()
 # gRPC proposal A6: ask again after so long. It tells a server that has no room from one that cannot be reached.
 PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
@@ -46,7 +49,9 @@ CLOSED = ReceiveCloseOnServerOperation  # an operation holds what it received: e
 class Calls:
     """A listening server of `answers` by method; in `streams` a call has many messages, answered one after another.
 
-    `status` says what an exception is to the client. Raises `OSError` where the address is taken.
+    `arrived` hears of each call before its message has come, and refuses it by what it raises; `status` says what an
+    exception is to the client. A call counts as under way while a message of it is answered, not while it says nothing:
+    who may ask nothing takes nobody's place. Raises `OSError` where the address is taken.
     """
 
     def __init__(
@@ -56,12 +61,15 @@ class Calls:
         streams: Iterable[str],
         status: Status,
         *,
+        arrived: Arrived,
         most: int,
         options: list[tuple[str, int]],
         credentials: Any = None,
     ) -> None:
-        self.answers, self.streams, self.status, self._most = answers, frozenset(streams), status, most
-        self.under_way = 0
+        self.answers, self.streams, self.status, self.most = answers, frozenset(streams), status, most
+        self._let_in = arrived
+        self.under_way = self.open = 0  # messages that are answered; calls that have not ended
+        self.silent: dict[Call, float] = {}  # calls that wait for a message, and since when: the eldest first
         self._queue = CompletionQueue()
         self._server = Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
@@ -92,8 +100,13 @@ class Calls:
 
     def _serve(self) -> None:
         poll = self._queue.poll
-        while self._waits or self.under_way:
-            event = poll(None)
+        sweep_s = time.time() + SWEEP_S
+        while self._waits or self.open:
+            event = poll(sweep_s)
+            if event.tag is None:  # nothing has happened until then
+                self._sweep(time.monotonic())
+                sweep_s = time.time() + SWEEP_S
+                continue
             try:
                 event.tag(event)
             except Exception as error:
@@ -114,15 +127,29 @@ class Calls:
         details = event.call_details
         method = details.method.decode("latin-1")
         call = Call(self, event.call, method, event.invocation_metadata, details.deadline)
-        self.under_way += 1
+        self.open += 1
         if method not in self.answers:
             call.refuse(grpc.StatusCode.UNIMPLEMENTED, f"{method[:80]} is not a method of this service.")
-        elif self.under_way > self._most:
-            call.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._most} calls are under way; ask less often.")
-        elif method in self.streams:
+            return
+        try:
+            self._let_in(call)
+        except Exception as error:
+            call.refuse(*self.status(error))
+            return
+        if method in self.streams:
             call.begin_stream()
         else:
+            self.silent[call] = call.arrived_s
             event.call.start_server_batch((ReceiveMessageOperation(0),), call.received)
+
+    def _sweep(self, now_s: float) -> None:
+        """Ends the calls that have said nothing for too long."""
+        while self.silent:
+            call, since_s = next(iter(self.silent.items()))
+            if now_s - since_s < SILENT_S:
+                break
+            del self.silent[call]
+            call.give_up(f"no message came for {SILENT_S:g} s; call again with one.")
 
     def _over(self, event: Any) -> None:
         self._waits -= 1
@@ -130,16 +157,16 @@ class Calls:
 
 @final
 class Call:
-    """A call under way. `metadata` has its last value for each name; `deadline_s` is of time.time, infinite for none.
+    """A call that has not ended. `metadata` has its last value for each name; `deadline_s` is of time.time.
 
-    `echo` goes back with the answer, `ended` is called with the status when it goes. For who is told of it: `admitted`,
-    the `model` asked, and the seconds in the queue and at work, where there were any; in a stream those of its last
-    message, as is `arrived_s`.
+    `echo` goes back with the answer, `ended` is called with the status when it goes. `admitted` is who asks and
+    `allowance` what they may. For who is told of it: the `model` asked, and the seconds in the queue and at work, where
+    there were any; in a stream those of its last message, as is `arrived_s`.
     """
 
     __slots__ = (
-        "_answer", "_call", "_calls", "_closing", "_future", "admitted", "arrived_s", "deadline_s", "echo", "ended",
-        "metadata", "method", "model", "took_s",
+        "_answer", "_call", "_calls", "_closing", "_counts", "_future", "admitted", "allowance", "arrived_s",
+        "deadline_s", "echo", "ended", "metadata", "method", "model", "took_s",
     )  # fmt: skip
 
     def __init__(self, calls: Calls, call: Any, method: str, metadata: Any, deadline_s: float | None) -> None:
@@ -151,32 +178,45 @@ class Call:
         self.echo: tuple[tuple[str, str], ...] = NOTHING
         self.ended: Callable[[str, int], None] | None = None
         self.admitted: Admitted | None = None
+        self.allowance: Allowance | None = None
         self.model, self.took_s = "", list[float]()
         self._closing = False  # the client's end is heard of apart from the answer's
+        self._counts = 0  # among those under way
         self._future: Future[bytes] | None = None
 
     def left_s(self) -> float:
         """Until the client waits no longer."""
         return self.deadline_s - time.time()
 
+    def give_up(self, sentence: str) -> None:
+        """Ends a call that waits for a message, which then comes empty."""
+        self._call.cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], sentence)
+
     # one message, one answer
 
     def received(self, event: Any) -> None:
+        calls = self._calls
+        calls.silent.pop(self, None)
         message = event.batch_operations[0].message()
         if message is None:  # the client went away
             self.refuse(grpc.StatusCode.CANCELLED, "no message came.")
             return
+        if calls.under_way >= calls.most:
+            self.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{calls.most} calls are under way; ask less often.")
+            return
+        self._counts = 1
+        calls.under_way += 1
         try:
             assert self._answer is not None
             answer = self._answer(self, message)
         except Exception as error:
-            self.refuse(*self._calls.status(error))
+            self.refuse(*calls.status(error))
             return
         if isinstance(answer, bytes):
             self._reply(answer)
             return
         self._closing, self._future = True, answer
-        self._calls.under_way += 1  # of what is heard of, for the end of the client is one more event
+        calls.open += 1  # of what is heard of, for the end of the client is one more event
         self._call.start_server_batch((CLOSED(0),), self._client_closed)
         answer.add_done_callback(self._replied)
 
@@ -211,26 +251,30 @@ class Call:
         self._call.start_server_batch(operations, self._finished)
 
     def _finished(self, event: Any) -> None:
-        self._calls.under_way -= 1
+        self._calls.open -= 1
+        self._calls.under_way -= self._counts
 
     def _client_closed(self, event: Any) -> None:
-        self._calls.under_way -= 1
+        self._calls.open -= 1
         if event.batch_operations[0].cancelled() and self._future is not None:
             self._future.cancel()
 
     # many messages
 
     def begin_stream(self) -> None:
+        self._calls.silent[self] = self.arrived_s
         first = (SendInitialMetadataOperation(self.echo, 0), ReceiveMessageOperation(0))
         self._call.start_server_batch(first, self._heard)
 
     def _heard(self, event: Any) -> None:
+        self._calls.silent.pop(self, None)
         message = next((one.message() for one in event.batch_operations if hasattr(one, "message")), None)
         if message is None:  # the client has said all
             status = SendStatusFromServerOperation(NOTHING, 0, b"", 0)
             self._call.start_server_batch((status, CLOSED(0)), self._finished)
             return
         assert self._answer is not None
+        self._calls.under_way += 1
         self.arrived_s, self.model, self.took_s = time.monotonic(), "", []
         answer = self._answer(self, message)
         if isinstance(answer, bytes):
@@ -242,5 +286,7 @@ class Call:
         self._call.start_server_batch((SendMessageOperation(answer, 0),), self._said)
 
     def _said(self, event: Any) -> None:
+        self._calls.under_way -= 1
+        self._calls.silent[self] = time.monotonic()
         with contextlib.suppress(Exception):  # a call that has ended says so with an empty message
             self._call.start_server_batch((ReceiveMessageOperation(0),), self._heard)

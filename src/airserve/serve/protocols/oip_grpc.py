@@ -37,6 +37,7 @@ SPARE = 16  # calls above those that may wait for a core
 KNOWN = 256  # keys that are remembered
 STREAMED = b"\x12"  # tag of ModelStreamInferResponse.infer_response
 FORMS = 16  # that are kept
+OPEN_METHODS = frozenset(f"/{SERVICE}/{name}" for name in OPEN)
 CODE: dict[type[Exception], grpc.StatusCode] = {
     Unauthorized: grpc.StatusCode.UNAUTHENTICATED, Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded: grpc.StatusCode.UNAVAILABLE,
@@ -77,6 +78,7 @@ async def listen(
         {f"/{SERVICE}/{name}": methods.answer(name) for name in (*METHODS, "ModelInfer", "ModelStreamInfer")},
         (f"/{SERVICE}/ModelStreamInfer",),
         status_of,
+        arrived=methods.arrived,
         most=service.workers.limit + SPARE,
         options=options,
         credentials=None if certificate is None else grpc.ssl_server_credentials([certificate]),
@@ -108,7 +110,7 @@ class _Methods:
         self._control = Control(service)
         self._forms: list[_Form] = []
         self._last = b""
-        self._known: dict[tuple[Any, Any], tuple[Admitted, Allowance | None]] = {}
+        self._known: dict[tuple[Any, Any], tuple[Admitted, Allowance]] = {}
         self._recorded = recording.requests.isEnabledFor(logging.INFO)
         self._observed = self._recorded or told is not None
 
@@ -116,15 +118,15 @@ class _Methods:
         """What answers a method."""
         if name == "ModelStreamInfer":
             return self._streamed
-        answer = self._infer if name == "ModelInfer" else self._called(name, METHODS[name])
+        return self._infer if name == "ModelInfer" else self._called(name, METHODS[name])
 
-        def answered(call: Call, data: bytes) -> bytes | Future[bytes]:
-            named(call)
-            if self._observed:
-                call.ended = lambda status, size: self._over(call, status, size)
-            return answer(call, data)
-
-        return answered
+    def arrived(self, call: Call) -> None:
+        """A call has come, its message has not. Raises `Unauthorized`."""
+        named(call)
+        if self._observed:
+            call.ended = lambda status, size: self._over(call, status, size)
+        if self._guard is not None and call.method not in OPEN_METHODS:
+            self._admit(self._guard, call)
 
     def _over(self, call: Call, status: str, size: int) -> None:
         """A request has been answered."""
@@ -169,32 +171,44 @@ class _Methods:
             return bytes((await made).SerializeToString())
 
         def called(call: Call, data: bytes) -> bytes | Future[bytes]:
-            admitted, _ = self._admit(call) if name not in OPEN else (None, None)
-            made = method(self._control, request_of(data), admitted)
+            if name not in OPEN:
+                self._count(call)
+            try:
+                request = request_of(data)
+            except Exception:  # as of `_read`
+                raise WireError(f"the request is no {name}Request.") from None
+            made = method(self._control, request, call.admitted)
             if isinstance(made, Coroutine):
                 return asyncio.run_coroutine_threadsafe(later(made), self._loop)
             return bytes(made.SerializeToString())
 
         return called
 
-    def _admit(self, call: Call) -> tuple[Admitted | None, Allowance | None]:
-        """Who asks, looked up once for each key, and counted against its rate."""
-        if self._guard is None:
-            return None, None
-        metadata, now_s = call.metadata, time.monotonic()  # others may have been counted since it began to arrive
+    def _admit(self, guard: Guard, call: Call) -> None:
+        """Who asks, looked up once for each key. Raises `Unauthorized`."""
+        metadata = call.metadata
         given = metadata.get("authorization"), metadata.get("x-api-key")
         found = self._known.get(given)
-        if found is None or found[0].until_s < now_s:
-            admitted = self._guard.admit({key.encode(): _bytes(value) for key, value in metadata.items()})
+        if found is None or found[0].until_s < time.monotonic():
+            admitted = guard.admit({key.encode(): _bytes(value) for key, value in metadata.items()})
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            found = self._known[given] = admitted, self._guard.allowance(admitted, self._service.worker, aside=True)
-        if found[1] is not None:
-            found[1].take()
-        return found
+            found = self._known[given] = admitted, guard.allowance(admitted, self._service.worker, aside=True)
+        call.admitted, call.allowance = found
+
+    def _count(self, call: Call) -> None:
+        """Counts a request against its tenant's rate, now: others may have been counted since it began to arrive."""
+        admitted = call.admitted
+        if admitted is None or self._guard is None:
+            return
+        if admitted.until_s < time.monotonic():  # a stream may outlive its token
+            self._admit(self._guard, call)
+        if call.allowance is not None:
+            call.allowance.take()
 
     def _infer(self, call: Call, data: bytes) -> bytes | Future[bytes]:
-        admitted, allowance = self._admit(call)
+        self._count(call)
+        admitted, allowance = call.admitted, call.allowance
         if call.left_s() <= 0.0:
             raise DeadlineExceeded("the deadline passed before the work began.")
         service = self._service
