@@ -248,6 +248,19 @@ def test_metrics_are_prometheus_and_add_up(made):
     assert grown("airserve_compute_seconds_total", "whole", None) > 0
 
 
+def test_metrics_tell_a_tenant_of_its_models_and_of_itself(made):
+    ask, keys = made
+
+    def told(name):
+        found = list(text_string_to_metric_families(ask("/metrics", keys[name])[1]))
+        samples = [sample.labels for family in found for sample in family.samples]
+        return tuple({labels[of] for labels in samples if of in labels} for of in ("model", "tenant"))
+
+    assert told("tail") == ({"tail"}, {"tail"})
+    assert told("plant") == ({"whole", "tail"}, {"plant"})
+    assert told("admin") == ({"whole", "tail"}, {*keys, "*"})
+
+
 def test_what_each_tenant_asks_and_is_refused_is_counted_with_its_slice(made):
     ask, keys = made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from airserve.serve.guarding import Tenant
 from airserve.serve.metering import BUCKETS_S, Counted
 from airserve.serve.service import Service
 from airserve.serve.tallying import exposed
@@ -11,11 +12,13 @@ from airserve.serve.tallying import exposed
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(service: Service) -> bytes:
-    """All metrics of a service; names in base units, as Prometheus advises."""
-    counted = [
-        (f'model="{escaped(s.name)}",version="{escaped(s.version)}"', s.table.counted(s.slot)) for s in service.served
-    ]
+def exposition(service: Service, tenant: Tenant | None = None) -> bytes:
+    """The metrics of a service that a tenant may know, or all; names in base units, as Prometheus advises.
+
+    Those are of its models and of itself; an admin sees all tenants.
+    """
+    known = [s for s in service.served if tenant is None or tenant.may_use(s.name)]
+    counted = [(f'model="{escaped(s.name)}",version="{escaped(s.version)}"', s.table.counted(s.slot)) for s in known]
     lines: list[str] = []
 
     def say(name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> None:
@@ -45,13 +48,15 @@ def exposition(service: Service) -> bytes:
             lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {total}')
         lines.append(f"{name}_sum{{{labels}}} {c.queue_s + c.compute_s:.17g}")
         lines.append(f"{name}_count{{{labels}}} {total}")
-    speaking = [s.language is not None for s in service.served]
-    tallied = [s.table.tallies.tallied(s.slot) for s in service.served]
+    speaking = [s.language is not None for s in known]
+    tallied = [s.table.tallies.tallied(s.slot) for s in known]
     lines.extend(exposed([(of, t) for (of, _), t, says in zip(counted, tallied, speaking, strict=True) if says]))
     if service.guard is not None:
         asked, refused = [], []
-        for tenant, requests_, refused_ in service.guard.counted():
-            of = f'tenant="{escaped(tenant.name)}",slice="{escaped(tenant.slice)}"'
+        for one, requests_, refused_ in service.guard.counted():
+            if tenant is not None and not tenant.admin and one.name != tenant.name:
+                continue
+            of = f'tenant="{escaped(one.name)}",slice="{escaped(one.slice)}"'
             asked.append((of, float(requests_)))
             refused.append((of, float(refused_)))
         say("airserve_tenant_requests_total", "counter", "Requests with a tenant's key, whatever the path.", asked)

@@ -62,6 +62,9 @@ class Tenant:
     admin: bool = False  # may load and unload models
     slice: str = ""  # on which its devices come, where that is known: a label of what is counted
 
+    def may_use(self, model: str) -> bool:
+        return not self.models or model in self.models
+
 
 class Admitted(NamedTuple):
     """A tenant and its place in the shared table; `until_s` of time.monotonic."""

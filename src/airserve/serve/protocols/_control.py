@@ -123,7 +123,7 @@ METHODS: dict[str, Callable[[Control, Any, Admitted | None], Any]] = {
 
 def may(admitted: Admitted | None, model: str) -> bool:
     """Whether the one who asks may know of a model."""
-    return admitted is None or not admitted.tenant.models or model in admitted.tenant.models
+    return admitted is None or admitted.tenant.may_use(model)
 
 
 def permit(admitted: Admitted | None, model: str) -> None:

@@ -151,15 +151,14 @@ def timeout_s(head: Head) -> float | None:
 
 def allowed(head: Head, model: str) -> bool:
     """Whether the one who sends this header may know of a model."""
-    who = head.admitted
-    return who is None or not who.tenant.models or model in who.tenant.models
+    return head.admitted is None or head.admitted.tenant.may_use(model)
 
 
 def _permit(admitted: Admitted, path: str) -> None:
     tenant, parts = admitted.tenant, path.split("/")
     if path.startswith("/v2/repository/models/") and not tenant.admin:
         raise Forbidden(f"{tenant.name} may not load or unload models; that takes a key of an admin.")
-    if path.startswith("/v2/models/") and tenant.models and path.rstrip("/") != "/v2/models/stats":
+    if path.startswith("/v2/models/") and path.rstrip("/") != "/v2/models/stats":
         name = unquote(parts[3])
-        if name not in tenant.models:
+        if not tenant.may_use(name):
             raise Forbidden(f"{tenant.name} may not use {name[:80]!r}; it may use {', '.join(tenant.models)}.")

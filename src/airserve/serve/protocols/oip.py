@@ -334,7 +334,8 @@ def _counted(served: Served) -> dict[str, Any]:
 
 
 def _metrics(service: Service, head: Head) -> Respond:
-    return lambda body, arrived_s: wire.http_response(200, exposition(service), media=MEDIA)
+    tenant = head.admitted.tenant if head.admitted else None
+    return lambda body, arrived_s: wire.http_response(200, exposition(service, tenant), media=MEDIA)
 
 
 def _now(value: Callable[[], Any]) -> Respond:
