@@ -269,6 +269,27 @@ def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
     through(talk, lambda sites: {"m": (Route("127.0.0.1", sites["a"].port, ""),)}, a=None)
 
 
+def test_a_gateway_for_all_tells_no_names_to_whoever_asks():
+    """Its sites know who may know of a model; it does not."""
+
+    def made(sites):
+        return Routes({"secret": (Route("127.0.0.1", sites["a"].port, ""),)}, sites_check_keys=True)
+
+    async def talk(ask, sites, gateway):
+        body = b'{"model": "other"}'
+        said = [
+            await ask(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"),
+            await ask(b"GET /v2/models/other HTTP/1.1\r\nHost: h\r\n\r\n"),
+            await ask(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 18\r\n\r\n" + body),
+        ]
+        for status, _, text in said:
+            assert status == 404
+            assert b"secret" not in text
+        assert not sites["a"].heard
+
+    through(talk, made, a=None)
+
+
 def test_the_docstring_of_routes_is_a_file(tmp_path):
     (tmp_path / "g.yaml").write_text(routes.__doc__.partition("\n\n")[2])
     found = read(tmp_path / "g.yaml")

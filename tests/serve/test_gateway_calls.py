@@ -15,6 +15,7 @@ from airserve.model import Engine, Function
 from airserve.serve.configuration import Configuration
 from airserve.serve.guarding import Guard, new_key
 from airserve.serve.protocols import oip_grpc
+from airserve.serve.protocols._entry import NotFound
 from airserve.serve.protocols._messages import SERVICE, classes
 from airserve.serve.relaying import Gateway
 from airserve.serve.relaying_calls import renamed
@@ -177,6 +178,19 @@ def test_what_is_said_goes_through(graphs, tmp_path):
     answered, mirrored = through(talk, graphs, made, (guard, None), slow_s=0.5)
     assert answered == 3
     assert mirrored > 0
+
+
+def test_a_gateway_for_all_tells_no_names_to_whoever_calls():
+    async def talk():
+        calls = {"secret": (Route("127.0.0.1", 9, ""),)}
+        gateway = Gateway(Routes({}, calls=calls, sites_check_keys=True))
+        with pytest.raises(NotFound, match="no route to a model 'other'") as caught:
+            await gateway.calls._relay(None, f"/{SERVICE}/ModelInfer", request("other"))
+        gateway.close()
+        await asyncio.sleep(0)
+        return str(caught.value)
+
+    assert "secret" not in uvloop.run(talk())
 
 
 @pytest.mark.parametrize(

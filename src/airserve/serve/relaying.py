@@ -171,8 +171,7 @@ class Gateway:
         model = unquote(parts[3])
         balancer = self._balancers.get(model) or self._balancers.get(ANY)
         if balancer is None:
-            known = ", ".join(self._balancers)
-            raise NotFound(f"there is no route to a model {model[:80]!r}; there are routes to {known}.")
+            raise NotFound(self._routes.without(model, self._balancers))
         after = "".join(f"/{part}" for part in (*parts[4:], kind) if part)
         after += f"?{head.query.decode('latin-1')}" if head.query else ""
         passed, asked = passed_on(head), parts[3]

@@ -174,8 +174,7 @@ class Relay:
         model, _ = renamed(message, "")
         balancer = self.balancers.get(model) or self.balancers.get(ANY)
         if balancer is None:
-            known = ", ".join(self.balancers)
-            raise NotFound(f"there is no route to a model {model[:80]!r}; there are routes to {known}.")
+            raise NotFound(self._routes.without(model, self.balancers))
         if self._under_way >= UNDER_WAY:
             raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
         left_s = call.left_s()

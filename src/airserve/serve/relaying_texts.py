@@ -58,6 +58,8 @@ class Texts:
         if head.method != method:
             raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
         if method == "GET" and ANY not in self.balancers:
+            if self._routes.sites_check_keys:  # which models a key may know of is known to its site alone
+                raise NotFound(f"{MODELS} is not told here, for the sites check keys; ask for a model by its name.")
             listed = [{"id": name, "object": "model", "created": 0, "owned_by": "airserve"} for name in self.balancers]
             return wire.http_response(200, orjson.dumps({"object": "list", "data": listed}))
         head.costly = method == "POST"  # a client that has closed its side is taken to have gone
@@ -65,8 +67,7 @@ class Texts:
         model = str(asked.get("model", ""))
         balancer = self.balancers.get(model) or self.balancers.get(ANY)
         if balancer is None:
-            known = ", ".join(self.balancers)
-            raise UnknownEndpoint(f"there is no route to a model {model[:80]!r}; there are routes to {known}.")
+            raise UnknownEndpoint(self._routes.without(model, self.balancers))
         if self._under_way >= UNDER_WAY:
             raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
         within_s, passed = timeout_s(head), passed_on(head, WRITTEN)

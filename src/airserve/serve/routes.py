@@ -12,7 +12,7 @@ routes:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class Routes:
     tls_key: str = ""
     sites_check_keys: bool = False
     access_log: bool = False
+
+    def without(self, model: str, known: Iterable[str]) -> str:
+        """The sentence for a model without a route; it names others where whoever asks may know them."""
+        others = f"there are routes to {', '.join(known)}" if not self.sites_check_keys else "ask for another"
+        return f"there is no route to a model {model[:80]!r}; {others}."
 
     def check(self) -> None:
         """Raises `RoutesError`."""
