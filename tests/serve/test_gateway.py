@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.client import HTTPConnection
 
 import numpy as np
 import pytest
 import uvloop
+from prometheus_client.parser import text_string_to_metric_families
 
 from airserve import wire
 from airserve.cli import services
@@ -260,13 +262,40 @@ def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
             assert (await status(line))[0] == 200, line
         found, body = await status("GET /metrics")
         port = sites["a"].port
-        assert f'airserve_gateway_site_answered_total{{model="m",site="127.0.0.1:{port}"}} 2\n' in body.decode()
-        assert f'airserve_gateway_site_up{{model="m",site="127.0.0.1:{port}"}} 1\n' in body.decode()
+        of = f'model="m",protocol="v2",site="127.0.0.1:{port}",site_model="m"'
+        assert f"airserve_gateway_site_answered_total{{{of}}} 2\n" in body.decode()
+        assert f"airserve_gateway_site_up{{{of}}} 1\n" in body.decode()
         monkeypatch.setattr(relaying, "UNDER_WAY", 0)
         found, body = await status("GET /v2/models/m")
         assert (found, "ask again later" in body.decode()) == (503, True)
 
     through(talk, lambda sites: {"m": (Route("127.0.0.1", sites["a"].port, ""),)}, a=None)
+
+
+def test_no_two_series_of_the_metrics_are_the_same():
+    """One site under two names, in two protocols, and once named twice: which is one series."""
+
+    def made(sites):
+        at = Route("127.0.0.1", sites["a"].port, "")
+        return {"m": (at, replace(at, model="m-int8"), at), "n": (at,)}
+
+    async def talk(ask, sites, gateway):
+        for _ in range(12):
+            await ask(b"GET /v2/models/m HTTP/1.1\r\nHost: h\r\n\r\n")
+        for model in (b"m", b"n"):
+            body = b'{"model": "%b"}' % model
+            await ask(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        return (await ask(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"))[2].decode()
+
+    samples = [
+        (s.name, tuple(sorted(s.labels.items())), s.value)
+        for family in text_string_to_metric_families(through(talk, made, a=None))
+        for s in family.samples
+    ]
+    assert len({(name, labels) for name, labels, _ in samples}) == len(samples)
+    answered = [(dict(labels), value) for name, labels, value in samples if name.endswith("site_answered_total")]
+    assert sum(value for labels, value in answered if labels["protocol"] == "v2") == 12
+    assert sum(value for labels, value in answered if labels["protocol"] == "v1") == 2
 
 
 def test_a_gateway_for_all_tells_no_names_to_whoever_asks():

@@ -23,7 +23,7 @@ import orjson
 from airserve import wire
 from airserve.contract import Route
 from airserve.serve import recording
-from airserve.serve.balancing import Balancer, Manner
+from airserve.serve.balancing import Balancer, Manner, Placed
 from airserve.serve.batching import Overloaded
 from airserve.serve.configuration import loopback
 from airserve.serve.connecting import Upstream
@@ -225,15 +225,19 @@ def _exposed(balancers: Sequence[tuple[str, str, Balancer[Any]]]) -> bytes:
         ("unmirrored", "Copies that a mirror did not answer, or did not get."),
     ):
         say(f"{field}_total", "counter", text, [(of, getattr(counts, field)) for of, counts in counted])
-    places = [
-        (f'model="{escaped(name)}",site="{escaped(place.route.host)}:{place.route.port}"', place)
-        for _, name, balancer in balancers
-        for place in balancer.places
-    ]
-    say("site_up", "gauge", "Whether a site is asked now.", [(of, not place.out) for of, place in places])
-    say("site_answered_total", "counter", "Answers of a site.", [(of, place.answered) for of, place in places])
-    say("site_failed_total", "counter", "Requests that a site lost.", [(of, place.failed) for of, place in places])
-    say("site_under_way", "gauge", "Requests that a site has.", [(of, place.waiting) for of, place in places])
+    sites: dict[str, list[Placed]] = {}  # several where a model's routes name a site twice
+    for (of, _), (_, name, balancer) in zip(counted, balancers, strict=True):
+        for place in balancer.places:
+            at, there = f"{escaped(place.route.host)}:{place.route.port}", escaped(place.route.model or name)
+            sites.setdefault(f'{of},site="{at}",site_model="{there}"', []).append(place)
+
+    def each(number: Callable[[Placed], float], of_all: Callable[[Iterable[float]], float] = sum) -> Any:
+        return [(of, of_all(map(number, places))) for of, places in sites.items()]
+
+    say("site_up", "gauge", "Whether a site is asked now.", each(lambda place: not place.out, max))
+    say("site_answered_total", "counter", "Answers of a site.", each(lambda place: place.answered))
+    say("site_failed_total", "counter", "Requests that a site lost.", each(lambda place: place.failed))
+    say("site_under_way", "gauge", "Requests that a site has.", each(lambda place: place.waiting))
     return ("\n".join(lines) + "\n").encode()
 
 
