@@ -170,14 +170,17 @@ def through(talk, made=None, **laws):
 def test_what_a_client_sends_goes_on_and_what_is_the_connections_own_does_not():
     request = (
         b"POST /v2/models/a%2Fb/versions/3/infer?q=1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer as_1\r\n"
-        b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\r\nX-Request-Id: seven\r\nConnection: keep-alive\r\n"
-        b"X-Request-Timeout-Ms: 9876\r\nInference-Header-Content-Length: 2\r\nContent-Length: 5\r\n\r\n{}\0\xff\0"
+        b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\r\nX-Request-Id: seven\r\n"
+        b"Connection: keep-alive, x-hop\r\n"
+        b"X-Hop: 1\r\nX-Request-Timeout-Ms: 9876\r\n"
+        b"Inference-Header-Content-Length: 2\r\nContent-Length: 5\r\n\r\n{}\0\xff\0"
     )
 
     async def talk(ask, sites, gateway):
         return await ask(request), sites["a"].heard
 
-    (status, head, body), (heard,) = through(talk, a=None)
+    lines = "X-Site: here\r\nKeep-Alive: 1\r\nConnection: X-Too\r\nX-Too: 1\r\n"
+    (status, head, body), (heard,) = through(talk, a=lambda request: wire.http_response(200, b"{}", extra=lines))
     lines, _, data = heard.partition(b"\r\n\r\n")
     first, *headers = lines.split(b"\r\n")
     assert first == b"POST /v2/models/a%2Fb/versions/3/infer?q=1 HTTP/1.1"
@@ -194,6 +197,7 @@ def test_what_a_client_sends_goes_on_and_what_is_the_connections_own_does_not():
     assert (status, body) == (200, b"{}")
     assert b"x-site: here" in head
     assert b"keep-alive" not in head.lower()
+    assert b"x-too" not in head.lower()
 
 
 def test_weights_reserves_mirrors_and_other_names():
@@ -252,6 +256,8 @@ def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
         ):
             found, body = await status(line)
             assert (found, says in json.loads(body)["error"]) == (code, True), (line, body)
+        _, head, _ = await ask(b"DELETE /v2/models/m HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b"\r\nAllow: GET, HEAD\r\n" in head
         for line in (
             "GET /v2",
             "GET /v2/health/live",

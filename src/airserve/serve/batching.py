@@ -27,6 +27,8 @@ PR_SET_TIMERSLACK = 29
 class Overloaded(RuntimeError):
     """The queue is full; the message is one sentence."""
 
+    retry_s = 1.0  # when to ask again
+
 
 class DeadlineExceeded(RuntimeError):
     """The request waited beyond its deadline and was not started; the message is one sentence."""

@@ -41,6 +41,8 @@ class Piece(NamedTuple):
 class Closed(RuntimeError):
     """The model is served no more; the message is one sentence."""
 
+    retry_s = 1.0  # when to ask again
+
 
 @final
 class Generation:

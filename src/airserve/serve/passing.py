@@ -18,6 +18,7 @@ OWN = frozenset(
 
 def passed_on(head: Head, without: frozenset[bytes] = OWN) -> bytes:
     """The lines of a request's header that go on to a site."""
+    without |= _named(head.headers.get(b"connection", b""))
     return b"".join(name + b": " + value + b"\r\n" for name, value in head.headers.items() if name not in without)
 
 
@@ -41,4 +42,11 @@ def passed_back(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
 
 def lines_back(headers: Mapping[str, str], without: frozenset[bytes] = OWN) -> str:
     """The lines of an answer's header that go on to the client."""
+    if "connection" in headers:
+        without |= _named(headers["connection"].encode("latin-1"))
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items() if name.encode() not in without)
+
+
+def _named(connection: bytes) -> frozenset[bytes]:
+    """The fields that a Connection field names: they are of that connection alone too."""
+    return frozenset(one.strip().lower() for one in connection.split(b","))

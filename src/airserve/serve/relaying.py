@@ -30,7 +30,7 @@ from airserve.serve.connecting import Upstream
 from airserve.serve.exposing import MEDIA, escaped
 from airserve.serve.passing import passed_back, passed_on, written
 from airserve.serve.protocols import _listening
-from airserve.serve.protocols._entry import NotAllowed, NotFound, timeout_s
+from airserve.serve.protocols._entry import NotFound, method_of, timeout_s
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._http import Given
 from airserve.serve.protocols.oip import error_response
@@ -166,8 +166,7 @@ class Gateway:
                 f"{head.path[:80]} is not relayed: a gateway knows /v2/models/NAME, its versions, infer and ready, and "
                 "texts of /v1; ask the site itself."
             )
-        if head.method not in (METHOD[kind], "HEAD" if METHOD[kind] == "GET" else ""):
-            raise NotAllowed(f"{head.path[:80]} takes {METHOD[kind]}, not {head.method}.")
+        method = method_of(head, (METHOD[kind],))
         model = unquote(parts[3])
         balancer = self._balancers.get(model) or self._balancers.get(ANY)
         if balancer is None:
@@ -178,7 +177,7 @@ class Gateway:
 
         def write(route: Route, body: bytes, left_ms: int | None) -> bytes:
             name = quote(route.model, safe="") if route.model else asked
-            return written(METHOD[kind], f"/v2/models/{name}{after}", route, passed, body, left_ms)
+            return written(method, f"/v2/models/{name}{after}", route, passed, body, left_ms)
 
         return _Way(balancer, write, timeout_s(head), model)
 

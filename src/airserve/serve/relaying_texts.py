@@ -13,7 +13,7 @@ from airserve.contract import Route
 from airserve.serve.balancing import Balancer, Manner
 from airserve.serve.batching import Overloaded
 from airserve.serve.passing import OWN, lines_back, passed_back, passed_on, written
-from airserve.serve.protocols._entry import NotAllowed, NotFound, timeout_s
+from airserve.serve.protocols._entry import NotFound, method_of, timeout_s
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._streaming import Stream
 from airserve.serve.protocols.openai import error_response
@@ -52,11 +52,10 @@ class Texts:
         return Streams(route, manner.connect_s, tls)
 
     async def _relay(self, head: Head, body: bytes, arrived_s: float) -> bytes | Stream:
-        method = METHOD.get(head.path.rstrip("/"))
-        if method is None:
+        known = METHOD.get(head.path.rstrip("/"))
+        if known is None:
             raise NotFound(f"{head.path[:80]} is not relayed: a gateway knows {', '.join(METHOD)}.")
-        if head.method != method:
-            raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
+        method = method_of(head, (known,))
         if method == "GET" and ANY not in self.balancers:
             if self._routes.sites_check_keys:  # which models a key may know of is known to its site alone
                 raise NotFound(f"{MODELS} is not told here, for the sites check keys; ask for a model by its name.")

@@ -284,6 +284,7 @@ def test_the_scenarios_of_the_published_features(alone):
     for key, status, code in (("as_wrong", 401, "UNAUTHENTICATED"), ("other", 404, "NOT_FOUND")):
         answer = alone.ask("POST", path, right, key=key)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers.get("WWW-Authenticate", "").startswith("Bearer") == (status == 401)
     narrow = alone.ask("POST", "/qa-assistant-manage/assistants", ASSISTANT, key="narrow")
     assert (narrow.status_code, narrow.json()["code"]) == (403, "PERMISSION_DENIED")
 

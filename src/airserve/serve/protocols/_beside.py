@@ -7,7 +7,7 @@ from typing import Protocol
 
 from airserve import catalog
 from airserve.serve.guarding import Guard
-from airserve.serve.protocols._entry import Answered, Entry, Given, NotAllowed, Route
+from airserve.serve.protocols._entry import Answered, Entry, Given, Route, method_of
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
@@ -37,9 +37,7 @@ def answer(protocol: Beside, service: Service, guard: Guard | None, head: Head, 
 
     def find(head: Head) -> Route:
         routes = protocol.find(head.path)
-        if head.method not in routes:
-            raise NotAllowed(f"{head.path[:80]} takes {' or '.join(routes)}, not {head.method}.")
-        return routes[head.method]
+        return routes[method_of(head, routes)]
 
     def failed(error: Exception) -> bytes:
         return protocol.error_response(error, head)

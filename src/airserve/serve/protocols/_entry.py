@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import final
 from urllib.parse import unquote
 
-from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany
+from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._pending import Pending
@@ -30,7 +30,11 @@ class NotFound(LookupError):
 
 
 class NotAllowed(LookupError):
-    """A method that the path does not have."""
+    """A method that the path does not have; `allow` are those that it has, as the header of that name says them."""
+
+    def __init__(self, head: Head, methods: Collection[str]) -> None:
+        super().__init__(f"{head.path[:80]} takes {' or '.join(methods)}, not {head.method}.")
+        self.allow = ", ".join((*methods, "HEAD") if "GET" in methods else methods)
 
 
 @final
@@ -147,6 +151,24 @@ def timeout_s(head: Head) -> float | None:
         if given.isdigit() and len(given) < 10:
             return int(given) / 1e3
     return None
+
+
+def method_of(head: Head, methods: Collection[str]) -> str:
+    """Which of a path's methods is asked: HEAD is GET, whose body the connection keeps back. Raises `NotAllowed`."""
+    method = "GET" if head.method == "HEAD" and "GET" in methods else head.method
+    if method not in methods:
+        raise NotAllowed(head, methods)
+    return method
+
+
+def lines_of(error: Exception) -> str:
+    """The header lines that HTTP wants beside an error, in whatever form it is said (RFC 9110 15.5.2, 15.5.6)."""
+    if isinstance(error, Unauthorized):
+        return 'WWW-Authenticate: Bearer realm="airserve"\r\n'
+    if isinstance(error, NotAllowed):
+        return f"Allow: {error.allow}\r\n"
+    retry_s = getattr(error, "retry_s", None)
+    return "" if retry_s is None else f"Retry-After: {math.ceil(retry_s)}\r\n"
 
 
 def allowed(head: Head, model: str) -> bool:

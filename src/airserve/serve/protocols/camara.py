@@ -33,7 +33,7 @@ from airserve.serve.protocols._camara_requests import (
     read_parameters,
     read_upload,
 )
-from airserve.serve.protocols._entry import NotAllowed, NotFound, Route
+from airserve.serve.protocols._entry import NotAllowed, NotFound, Route, lines_of
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols.openai import embed, within_s
 from airserve.serve.retrieving import nearest, passages, rows
@@ -69,7 +69,7 @@ def find(path: str) -> dict[str, Route]:
 
 def error_response(error: Exception, head: Head | None = None) -> bytes:
     """An exception as CAMARA says it: status, code and message."""
-    message, extra = str(error), ""
+    message = str(error)
     if isinstance(error, Refused):
         status, code = error.status, error.code
     else:
@@ -77,9 +77,7 @@ def error_response(error: Exception, head: Head | None = None) -> bytes:
     if not code:
         log.error("a request failed in a way that no error names", exc_info=error)
         code, message = "INTERNAL", f"the server failed ({type(error).__name__}); its log says where."
-    if isinstance(error, (TooMany, Overloaded, Closed)):
-        extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
-    return respond(head, status, {"status": status, "code": code, "message": message[:512]}, extra)
+    return respond(head, status, {"status": status, "code": code, "message": message[:512]}, lines_of(error))
 
 
 Work = Callable[[Asked], bytes | Awaitable[bytes]]

@@ -6,7 +6,6 @@ KServe open-inference-protocol `required_api.md`; Triton's binary data, model re
 from __future__ import annotations
 
 import logging
-import math
 import ssl
 import time
 from collections.abc import Callable
@@ -32,6 +31,8 @@ from airserve.serve.protocols._entry import (
     Respond,
     Route,
     allowed,
+    lines_of,
+    method_of,
     timeout_s,
     trace,
 )
@@ -80,8 +81,7 @@ async def listen(
 
     def find(head: Head) -> Route:
         method, route = _find(head.path)
-        if head.method != method:
-            raise NotAllowed(f"{head.path[:80]} takes {method}, not {head.method}.")
+        method_of(head, (method,))
         return route
 
     whole = wrap(answer, error_response) if wrap else answer
@@ -92,12 +92,7 @@ def error_response(error: Exception) -> bytes:
     """An exception as the protocol says it: {"error": SENTENCE} and a status."""
     for kind in type(error).__mro__:
         if (status := STATUS.get(kind)) is not None:
-            extra = ""
-            if isinstance(error, Unauthorized):
-                extra = 'WWW-Authenticate: Bearer realm="airserve"\r\n'
-            elif isinstance(error, (TooMany, Overloaded)):
-                extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
-            return wire.error_response(status, str(error), extra=extra)
+            return wire.error_response(status, str(error), extra=lines_of(error))
     log.error("a request failed in a way that no error names", exc_info=error)
     return wire.error_response(500, f"the server failed ({type(error).__name__}); its log says where.")
 

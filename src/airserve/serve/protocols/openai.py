@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -25,7 +24,7 @@ from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.encoding import TOGETHER, Encoder
 from airserve.serve.generating import Closed, Generation, Generator, Piece
 from airserve.serve.guarding import Forbidden, TooMany, Unauthorized
-from airserve.serve.protocols._entry import Answered, NotAllowed, NotFound, Respond, Route, allowed, timeout_s
+from airserve.serve.protocols._entry import Answered, NotAllowed, NotFound, Respond, Route, allowed, lines_of, timeout_s
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._openai_requests import Asked, Invalid, Tokens, read_chat, read_completion, read_embed
 from airserve.serve.protocols._streaming import Stream, event
@@ -62,12 +61,7 @@ def find(path: str) -> dict[str, Route]:
 def error_response(error: Exception, head: Head | None = None) -> bytes:
     """An exception as the protocol says it."""
     status, said = described(error)
-    extra = ""
-    if isinstance(error, Unauthorized):
-        extra = 'WWW-Authenticate: Bearer realm="airserve"\r\n'
-    elif isinstance(error, (TooMany, Overloaded, Closed)):
-        extra = f"Retry-After: {math.ceil(getattr(error, 'retry_s', 1.0))}\r\n"
-    return wire.http_response(status, orjson.dumps(said), extra=extra)
+    return wire.http_response(status, orjson.dumps(said), extra=lines_of(error))
 
 
 def described(error: Exception) -> tuple[int, dict[str, Any]]:
