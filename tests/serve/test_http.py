@@ -163,6 +163,7 @@ def test_server_timing_names_queue_and_compute(mast):
         ),
         (post("/v2/models/whole/infer", b"{}", Inference_Header_Content_Length=-1), 400),
         (post("/v2/models/whole/infer", b"{}", Inference_Header_Content_Length=3), 400),
+        (post("/v2/models/whole/infer", b"{}", Inference_Header_Content_Length="9" * 5000), 400),
         (post("/v2/models/whole/versions/2/infer", b"{}"), 404),
         (b"POST /v2/models/whole/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\n", 413),
         (b"GET /v2 HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),

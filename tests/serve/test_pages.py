@@ -46,6 +46,7 @@ def test_the_document_names_every_route_and_the_page_all_of_them(schema, mast):
     for path in schema.raw_schema["paths"]:
         assert f"<code>{path}</code>" in page
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert get(mast, "/docs/") == (status, media, page)
     assert get(mast, "/docs", "POST")[0] == 405
     assert get(mast, "/docs/../etc/passwd")[0] == 404
 

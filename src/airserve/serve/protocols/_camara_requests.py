@@ -97,7 +97,7 @@ def read_page(query: bytes) -> tuple[int, int]:
     made = []
     for name, default, most in (("page", 1, 2**31 - 1), ("perPage", 20, 100)):
         value = found.get(name, [str(default)])[-1]
-        if not value.isascii() or not value.isdecimal() or not 1 <= int(value[:12]) <= most:
+        if not (value.isascii() and value.isdecimal() and len(value) < 12 and 1 <= int(value) <= most):
             raise Refused(f"{name} is {value[:20]!r}; wanted is a number from 1 to {most}.")
         made.append(int(value))
     return made[0], made[1]

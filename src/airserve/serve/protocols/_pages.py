@@ -55,7 +55,7 @@ def page(described: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{info["title"]}</title><style>{STYLE}</style>'
         f"<h1>{info['title']} {info['version']}</h1><p>{html.escape(info['description'])}</p>"
-        f'<p>In full: <a href="openapi.json">openapi.json</a>, OpenAPI 3.1.</p><table>{rows}</table></html>'
+        f'<p>In full: <a href="/openapi.json">openapi.json</a>, OpenAPI 3.1.</p><table>{rows}</table></html>'
     )
 
 
@@ -67,14 +67,15 @@ def route(_service: Service, head: Head) -> Respond:
 async def call(head: Head, body: bytes) -> bytes:
     """The application's answer to a request (ASGI 3.0), as a whole HTTP response."""
     app = await asyncio.to_thread(application)  # the first time it is imported, which takes a while
+    path = head.path.rstrip("/")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": head.method,
         "scheme": "http",
-        "path": head.path,
-        "raw_path": head.path.encode("latin-1"),
+        "path": path,
+        "raw_path": path.encode("latin-1"),
         "query_string": head.query,
         "root_path": "",
         "headers": list(head.headers.items()),

@@ -343,8 +343,10 @@ def _json(value: Any) -> bytes:
 
 
 def _whole(value: bytes) -> int:
-    if not value.isdigit():
-        raise WireError(f"Inference-Header-Content-Length is {value[:20].decode('latin-1')!r}, not a number.")
+    if not value.isdigit() or len(value) > 18:
+        raise WireError(
+            f"Inference-Header-Content-Length is {value[:20].decode('latin-1')!r}; a number of bytes is wanted."
+        )
     return int(value)
 
 
