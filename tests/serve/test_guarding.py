@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import errno
 import hashlib
 import http.client
 import ipaddress
@@ -315,6 +316,26 @@ def test_a_keys_file_holds_hashes_and_is_its_owners(tmp_path):
         assert guard.admit({b"x-api-key": key.encode()}).tenant == tenant
     with pytest.raises(Unauthorized, match="not known"):
         guard.admit({b"x-api-key": first[:-1].encode()})
+
+
+def test_a_keys_file_that_cannot_be_written_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"none/keys\.json cannot be written \(no such file"):
+        new_key(tmp_path / "none" / "keys.json", "a")
+    file = tmp_path / "keys.json"
+    new_key(file, "a")
+    file.chmod(0o640)
+    before = file.read_text()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(ConfigurationError, match="no space left on device"):
+            new_key(file, "b")
+    assert (file.read_text(), list(tmp_path.iterdir())) == (before, [file])
+    new_key(file, "b")
+    assert file.stat().st_mode & 0o777 == 0o640  # who reads it may be another than who writes it
 
 
 @pytest.mark.parametrize("text", [

@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -86,9 +87,27 @@ def new_key(path: Path, name: str, **limits: Any) -> str:
     known["keys"] = [*known["keys"], hashlib.sha256(key.encode()).hexdigest()]
     tenants[name] = from_plain(Tenant, known)
     text = json.dumps({"tenants": [to_plain(tenant) for tenant in tenants.values()]}, indent=1)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    try:
+        _write(path, text + "\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigurationError(f"{path} cannot be written ({reason}); name a file in a folder of yours.") from None
     return key
+
+
+def _write(path: Path, text: str) -> None:
+    """Written aside and put in place whole: a disk that fills takes nobody's key. A new file is its owner's alone."""
+    path = path.resolve()
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    file, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with open(file, "w", encoding="utf-8") as aside:
+            aside.write(text)
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
 
 
 def read_tenants(path: Path) -> list[Tenant]:
@@ -278,7 +297,7 @@ class _Tokens:
         self._jwt, self._c = jwt, configuration
         try:
             keys = jwt.PyJWKSet.from_dict(json.loads(Path(configuration.jwks).read_text(encoding="utf-8"))).keys
-        except (OSError, ValueError, jwt.PyJWTError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:  # PyJWT takes any JSON
             raise ConfigurationError(f"{configuration.jwks} holds no public keys ({str(error)[:80]}).") from None
         self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
 
