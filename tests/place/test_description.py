@@ -49,6 +49,13 @@ def test_a_slice_without_a_budget_has_the_tightest_promise_in_it(tmp_path):
             "rate_hz: 5\n    arrival: sometimes",
             "arrival 'sometimes' is unknown; choose periodic",
         ),
+        ("rate_hz: 5", "rate_hz: 5\n    arrival: {}", r"services.0.arrival is {}: it should be a valid string"),
+        ("rate_hz: 5", "rate_hz: 5\n    arrival: {trace: a.csv, poisson: 1}", "arrival is .* should be a valid string"),
+        ("rate_hz: 5", "rate_hz: .inf", "rate_hz is Infinity: it should be a finite number"),
+        ("scenario: inf-dh", "scenario: inf-dh, inactivity_ms: .inf", "inactivity_ms is Infinity"),
+        ("scenario: inf-dh", "scenario: inf-dh, drx_inactivity_ms: .nan", "drx_inactivity_ms is NaN"),
+        ("scenario: inf-dh", "scenario: inf-dh, sr_period_ms: .inf", "sr_period_ms is Infinity"),
+        ("scenario: inf-dh", "scenario: inf-dh, inactivity_ms: 1.0e+300", "should be less than or equal to 86400000"),
         ("rate_hz: 5", "rate_hz: 5\n    transport: sctp", "transport"),
         ("rate_hz: 5", "rate_hz: 5\n    devices_of: inspec", "in devices_of names service 'inspec', which does not"),
         ("rate_hz: 5", "rate_hz: 5\n    channel: {priority: 0}", r"channel.priority is 0: it should be greater"),
@@ -83,7 +90,17 @@ def test_the_line_is_the_right_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "holds no description"), ("a: [", "not YAML"), ("- 1", "holds no description")]
+    ("text", "says"),
+    [
+        ("", "holds no description"),
+        ("a: [", "not YAML"),
+        ("- 1", "holds no description"),
+        ("services: 5", "lacks the key 'network'"),
+        ("network: [2024-02-28: 1]", r"network is \[{.*2024.*}\]: it should be a valid dict"),
+        ("network: &all [*all]", r"network is \[\[\.\.\.\]\]: it should be"),
+        ("network: {}\nservices:\n- name: 2024-02-30", "line 3: not YAML: day is out of range for month"),
+        ("[" * 500, "not YAML: "),
+    ],
 )
 def test_files_that_are_no_description(tmp_path, text, says):
     file = tmp_path / "f.yaml"

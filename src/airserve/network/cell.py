@@ -28,6 +28,7 @@ PRB_BY_BANDWIDTH = _resource_blocks("fr1")  # by subcarrier spacing in kHz and b
 PRB_BY_BANDWIDTH_FR2 = _resource_blocks("fr2")
 FR1_GHZ, FR2_GHZ = (0.41, 7.125), (24.25, 71.0)  # TS 38.104 Table 5.1-1
 SLOT_SYMBOLS = 14
+DAY_MS = 86_400_000
 LEAST_SYMBOLS = 4  # of a direction in a slot, so that control, DM-RS and data find room
 
 
@@ -42,9 +43,9 @@ def resource_blocks(carrier_ghz: float, scs_khz: int) -> dict[int, int]:
 
 
 class Description(BaseModel):
-    """Frozen, and strict about keys: what is not known is an error, never ignored."""
+    """Frozen, and strict: a key that is not known is an error, never ignored, and so is a number without an end."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Carrier(Description):
@@ -82,7 +83,7 @@ class Cell(Description):
     slicing: str = "ratio"  # a file of network/slices/
     slicing_window_ms: float = Field(0, ge=0, le=10_000)  # in which min and max hold on average; 0: in every slot
     grant: Literal["sr", "configured"] = "sr"  # configured: devices may send in any uplink slot without asking
-    sr_period_ms: float = Field(20.0, gt=0)  # scheduling-request period of a device
+    sr_period_ms: float = Field(20.0, gt=0, le=10_240)  # scheduling-request period of a device
     sr_resources: int = Field(144, ge=1, le=3276)  # devices that may ask in one uplink slot: 12 shifts of 12 PRBs
     allocation: Literal[0, 1] = 1  # what a grant can name, TS 38.214 5.1.2.2: 0 whole groups of PRBs, 1 one row of them
     rbg_config: Literal[1, 2] = 1  # size of these groups: rbg-Size of TS 38.331, Table 5.1.2.2.1-1
@@ -90,14 +91,14 @@ class Cell(Description):
     p0_dbm: float = Field(-76.0, ge=-202, le=24)  # uplink power control, TS 38.213 7.1.1; of a PRB at 15 kHz
     alpha: float = Field(1.0, ge=0, le=1)  # part of the path loss that it makes up for
     always_on: bool = True  # devices stay connected, however long they are silent; else RRC states and random access
-    inactivity_ms: float = Field(10_000.0, gt=0)  # without traffic until a connection is released
-    inactive_ms: float = Field(0.0, ge=0)  # from then on in RRC_INACTIVE, until RRC_IDLE
+    inactivity_ms: float = Field(10_000.0, gt=0, le=DAY_MS)  # without traffic until a connection is released
+    inactive_ms: float = Field(0.0, ge=0, le=DAY_MS)  # from then on in RRC_INACTIVE, until RRC_IDLE
     paging_cycle_ms: float = Field(1280.0, gt=0, le=2560)
     random_access: Literal["4-step", "2-step"] = "4-step"
     prach_period_ms: float = Field(10.0, gt=0, le=160)  # TS 38.211 6.3.3.2
     drx_cycle_ms: float = Field(0.0, ge=0, le=10_240)  # 0: devices listen all the time while connected
-    drx_on_ms: float = Field(10.0, gt=0)  # of a cycle
-    drx_inactivity_ms: float = Field(100.0, gt=0)  # without traffic until a device sleeps between on-durations
+    drx_on_ms: float = Field(10.0, gt=0, le=10_240)  # of a cycle
+    drx_inactivity_ms: float = Field(100.0, gt=0, le=DAY_MS)  # without traffic, until a device sleeps in its cycles
     reference_signals: bool = True  # SSB, CSI-RS, tracking and PRACH take resource elements
     k2_slots: int = Field(4, ge=1, le=32)  # uplink grant to transmission, TS 38.214 6.1.2.1
     ue_capability: Literal[1, 2] = 1  # processing times of devices, TS 38.214 5.3 and 6.4

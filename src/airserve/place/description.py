@@ -137,6 +137,16 @@ def _known(kind: str, name: str, names: list[str], who: str) -> None:
         raise ValueError(f"{who} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which lets what looks like a value and is none (2024-02-30) out as a bare ValueError without a line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
+
 def read(path: str | Path) -> Factory:
     """A description from a YAML file.
 
@@ -151,19 +161,19 @@ def read(path: str | Path) -> Factory:
         raise DescriptionError(f"{path} is not a text file; give the path of a description in YAML.") from None
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:  # the latter: brackets in brackets without end
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise DescriptionError(f"{path}{line}: not YAML: {problem}.") from None
     if not isinstance(data, dict):
         raise DescriptionError(f"{path} holds no description; it starts with `network:` and `services:`.")
-    for service in data.get("services") or ():
-        if isinstance(service, dict) and isinstance(
-            service.get("arrival"), dict
-        ):  # YAML reads `trace: FILE` as a mapping
-            service["arrival"] = ": ".join(map(str, next(iter(service["arrival"].items()))))
+    services = data.get("services")
+    for service in services if isinstance(services, list) else ():
+        arrival = service.get("arrival") if isinstance(service, dict) else None
+        if isinstance(arrival, dict) and list(arrival) == ["trace"]:  # YAML reads `trace: FILE` as a mapping
+            service["arrival"] = f"trace: {arrival['trace']}"
     try:
         return with_budgets(Factory.model_validate(data))
     except ValidationError as error:
@@ -203,7 +213,15 @@ def _sentence(path: Path, tree: Any, error: ValidationError) -> str:
             return f"{spot}: {str(first['ctx']['error']).rstrip('.')}."
         case _:
             message = first["msg"].removeprefix("Input ")
-            return f"{spot}: {'.'.join(map(str, where))} is {json.dumps(first['input'], default=str)}: it {message}."
+            return f"{spot}: {'.'.join(map(str, where))} is {_shown(first['input'])}: it {message}."
+
+
+def _shown(value: Any) -> str:
+    """What stands in the file, as JSON where it can be: YAML has dates as keys, and lists that hold themselves."""
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _line(node: Any, where: tuple[int | str, ...]) -> int:
