@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from airserve.contract import Promise
+from airserve.contract import Promise, judge
 from airserve.network import twin
 from airserve.network.topology import Network
 from airserve.network.traffic import Flow
@@ -32,7 +32,7 @@ FLOWS = [
 @pytest.fixture(scope="module")
 def found():
     outcome = twin.run(HALL, FLOWS, until_s=4, seed=1, drain_s=1)
-    promises = {"robots": Promise(50, 99), "files": Promise(20, 90)}
+    promises = {"robots": Promise(50, 90), "files": Promise(20, 50)}
     return contents("hall", HALL, FLOWS, outcome, promises, 4, 1), outcome
 
 
@@ -57,7 +57,7 @@ def test_the_page_says_it_without_scripts(found):
     text = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
     text = " ".join(text.split())
     assert "1 of 2 promises would not be kept." in text
-    assert "files: p90" in text
+    assert "files: p50" in text
     assert "Simulated: no packet was sent." in text
     robots = found[0]["services"][0]
     assert f"{robots['latency_ms']['p99']:.1f}" in text
@@ -73,6 +73,21 @@ def test_an_empty_run_has_a_page():
     quiet = [Flow("rare", "bulk", 1, 1e-6, "poisson", site="mast", bytes_up=[1], bytes_down=[1])]
     outcome = twin.run(HALL, quiet, until_s=1, seed=1)
     assert "1 service, 0 requests." in render(contents("hall", HALL, quiet, outcome, {}, 1, 1))
+    html = render(contents("hall", HALL, quiet, outcome, {"rare": Promise(50, 99)}, 1, 1))
+    assert "Too few requests to judge the promise." in html
+    assert "would not be kept" not in html
+
+
+def test_a_promise_is_judged_on_as_many_requests_as_in_a_report(found):
+    """Of the same readings the page has the verdict of `contract.judge`, here 200 requests of the robots."""
+    readings = found[1].readings["robots"]
+    for q in (90, 95, 99):
+        promise = Promise(500, q)
+        word = judge(readings.latency_ms, readings.sent_s, promise, np.random.default_rng(0)).word
+        html = render(contents("hall", HALL, FLOWS, found[1], {"robots": promise}, 4, 1))
+        said = {"kept": "The promise would be kept.", "too few requests": "Too few requests to judge the promise."}
+        assert said.pop(word) in html
+        assert not any(other in html for other in said.values())
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -77,6 +77,7 @@ def _service(flow: Flow, readings: Readings, said: dict[str, Any], promise: Prom
         "percentile": q,
         "value_ms": round(value, 4) if np.isfinite(value) else None,
         "promise_ms": promise.latency_ms if promise else None,
+        "least": promise.least if promise else None,
         "spans": [
             {**one, "mean": round(float(parts[:, k].mean()), 4) if len(parts) else None,
              "slow": slow.get((one["kind"], one["direction"], one["site"]))}
@@ -137,7 +138,9 @@ def save(found: dict[str, Any], path: Path) -> Path:
 def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
     """What came out, in a sentence, what it rests on, and the verdict's state for the style sheet."""
     promised = [one for one in found["services"] if one["promise_ms"] is not None]
-    broken = [one for one in promised if one["value_ms"] is None or one["value_ms"] > one["promise_ms"]]
+    few = [one for one in promised if one["sent"] < one["least"]]
+    judged = [one for one in promised if one not in few]
+    broken = [one for one in judged if one["value_ms"] is None or one["value_ms"] > one["promise_ms"]]
     sent = sum(one["sent"] for one in found["services"])
     answered = sum(one["answered"] for one in found["services"])
     rest = f"{words.count(answered)} of {words.count(sent)} requests were answered. Simulated: no packet was sent."
@@ -147,6 +150,11 @@ def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
         passes = f"{worst['name']}: p{worst['percentile']:g} {value} of {worst['promise_ms']:g} ms promised"
         which = f"{len(broken)} of {len(promised)} promises" if len(promised) > 1 else "The promise"
         return f"{which} would not be kept.", f"{passes}. {rest}", "broken"
+    if few:
+        first = few[0]
+        needs = f"{first['name']}: p{first['percentile']:g} needs {words.count(first['least'])} requests"
+        which = f"{len(few)} of {len(promised)} promises" if len(promised) > 1 else "the promise"
+        return f"Too few requests to judge {which}.", f"{needs}, {words.count(first['sent'])} were sent. {rest}", "few"
     if promised:
         return f"{'All promises' if len(promised) > 1 else 'The promise'} would be kept.", rest, "kept"
     many = len(found["services"])
