@@ -414,6 +414,22 @@ def test_another_plan_replaces_only_what_differs(world: World) -> None:
     down("changing", home)
 
 
+def test_a_plan_that_does_not_start_leaves_what_ran(world: World) -> None:
+    home, port = world.registry.home, free_port()
+    other = SiteProcess("region", "127.0.0.1", port + 1, 1, one_process("x", world, port).processes[0].endpoints)
+    first = replace(one_process("returning", world, port), processes=(*one_process("x", world, port).processes, other))
+    up(first, home)
+    before = status("returning", home)["units"]
+    broken = replace(first, processes=(*one_process("x", world, port, "/nowhere.onnx").processes, other))
+    with pytest.raises(DeploymentError, match="mast does not start"):
+        up(broken, home)
+    assert place.load("returning", home) == first
+    up(first, home)  # waits until all of it is ready again
+    assert answers("127.0.0.1", port)
+    assert status("returning", home)["units"]["region"]["pid"] == before["region"]["pid"]
+    down("returning", home)
+
+
 def test_children_die_with_a_killed_supervisor_and_down_cleans_up(world: World) -> None:
     home = world.registry.home
     running = up(one_process("orphaned", world, free_port()), home)

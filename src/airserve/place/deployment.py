@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,26 +199,31 @@ def up(deployment: Deployment, home: Path, progress: Progress | None = None) -> 
 
     A Deployment that differs from the one that runs under its name replaces it, and only what differs is restarted.
     `progress` is told how many are ready, of how many. Raises `DeploymentError` with what a process said; then, and
-    when interrupted, nothing that this call started is left.
+    when interrupted, nothing that this call started is left, and what it was to replace is started again.
     """
     run_dir = folder(deployment.name, home)
     (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     data = json.dumps(to_plain(deployment), indent=1).encode()
     pid = _supervisor(run_dir)
     began_here = pid is None
+    former = data if began_here else (run_dir / DEPLOYMENT).read_bytes()
     try:
         if pid is None:
             _end_orphans(run_dir)
             (run_dir / STATE).unlink(missing_ok=True)
             write(run_dir / DEPLOYMENT, data)
             pid = _spawn(run_dir)
-        elif (run_dir / DEPLOYMENT).read_bytes() != data:
+        elif former != data:
             write(run_dir / DEPLOYMENT, data)
             os.kill(pid, signal.SIGHUP)
         _wait(run_dir, pid, hashlib.sha256(data).hexdigest(), progress)
     except BaseException:
         if began_here:
             down(deployment.name, home)
+        elif pid is not None and former != data:
+            write(run_dir / DEPLOYMENT, former)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
         raise
     return Running(deployment.name, run_dir, pid)
 
