@@ -79,13 +79,22 @@ def draw(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Genera
     return drawn[np.argsort(drawn.at_s, kind="stable")]
 
 
+def fixed(arrival: str) -> bool:
+    """Whether the requests themselves are given: no rate and no number of devices changes how many there are.
+
+    >>> fixed("trace: day.csv"), fixed("poisson")
+    (True, False)
+    """
+    return arrival.startswith("trace:")
+
+
 def parse(arrival: str) -> tuple[str, dict[str, float]]:
     """The law and its parameters. Raises `ArrivalError`.
 
     >>> parse("bursts,on_s=2")
     ('bursts', {'on_s': 2.0, 'off_s': 4.0})
     """
-    if arrival.startswith("trace:"):
+    if fixed(arrival):
         return "trace", {}
     law, *settings = arrival.split(",")
     if law not in PARAMETERS:

@@ -211,7 +211,7 @@ def test_bounds_by_hand(factory: Factory, every: list[Candidate]) -> None:
     found = bound(slow, service, network, 10)
     assert found.ms == pytest.approx(0.5 * 0.9 * 0.88 * 10_000)
     assert "sensor computes 1.5 s a second" in found.overload
-    assert [load for load, _ in loads(slow, service, network)] == pytest.approx([1.5])
+    assert [load for load, _ in loads(slow, service, network, 1.0, asked=30)] == pytest.approx([1.5])
 
 
 def test_slots_against_counting() -> None:
@@ -450,7 +450,7 @@ def test_several_cells_hold_more_devices_than_one(registry: Registry, every: lis
         assert judge.keeps(count_said(judge, {"look": one}, service, most), ["look"])
         of = "each of 3 cells" if cells == 3 else "cell hall"
         assert binds == f"scheduling requests on the PUCCH of {of}: there are 16 for all its devices"
-        found[cells] = most, loads(one, service, factory.network)[-1][0]
+        found[cells] = most, loads(one, service, factory.network, 1.0, asked=4)[-1][0]
     assert found[1][0] == 16 < found[3][0] < 48
     assert found[3][1] == pytest.approx(found[1][1] / 3)
 

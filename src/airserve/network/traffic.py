@@ -85,7 +85,7 @@ def requests(
     for number, (flow, seed) in enumerate(zip(flows, seeds, strict=True)):
         _check(network, flow)
         law, draw = (np.random.default_rng(one) for one in seed.spawn(2))
-        from_s = warm_s if flow.arrival.startswith("trace:") else 0.0
+        from_s = warm_s if arrivals.fixed(flow.arrival) else 0.0
         came = arrivals.draw(flow.arrival, flow.devices, flow.rate_hz, warm_s + until_s - from_s, law)
         device = came.device
         part = np.zeros(len(device), REQUEST)

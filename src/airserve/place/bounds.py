@@ -11,10 +11,12 @@ from math import ceil
 
 import numpy as np
 
+from airserve import arrivals
 from airserve.model import Array
 from airserve.network import frame, radio
 from airserve.network.cell import Cell
 from airserve.network.link import EFFICIENCY, QM, RATE, Direction, tbs_bits
+from airserve.network.pairing import MOST
 from airserve.network.topology import Network
 from airserve.place.description import Service
 from airserve.place.plan import Candidate
@@ -41,6 +43,19 @@ def peak_bits(cell: Cell, direction: Direction) -> int:
     trace = radio.load(cell)
     layers = (trace.snr_down_db if direction == "down" else trace.snr_up_db).shape[-1]
     return int(tbs_bits(cell.prbs * MOST_ELEMENTS, int(QM[-1]), float(RATE[-1]), layers))
+
+
+@lru_cache(maxsize=64)
+def most_up_bps(cell: Cell) -> float:
+    """Bits a second that all devices together can send: the peak of one, or where several share PRBs of all layers.
+
+    >>> [round(most_up_bps(Cell(name="hall", mimo=mimo)) / 1e6) for mimo in ("su", "mu")]
+    [256, 1023]
+    """
+    block = peak_bits(cell, "up")
+    if cell.mimo == "mu":
+        block = max(block, MOST * tbs_bits(cell.prbs * MOST_ELEMENTS, int(QM[-1]), float(RATE[-1]), 1))
+    return block * float(np.mean(frame.carries(cell, "up"))) / (cell.slot_ms / 1e3)
 
 
 @lru_cache(maxsize=64)
@@ -81,11 +96,28 @@ def air_ms(cell: Cell, direction: Direction, nbytes: float) -> float:
     return slots_for(frame.carries(cell, direction), blocks) * cell.slot_ms
 
 
-def bound(candidate: Candidate, service: Service, network: Network, until_s: float, scale: float = 1.0) -> Bound:
+def asked_hz(service: Service, until_s: float) -> float:
+    """Requests a second of all devices of a Service together, in a run: at its rate, or of its trace of arrivals."""
+    if not arrivals.fixed(service.arrival):
+        return service.devices * service.rate_hz
+    there = arrivals.draw(service.arrival, service.devices, service.rate_hz, until_s, np.random.default_rng())
+    return len(there.at_s) / until_s
+
+
+def bound(
+    candidate: Candidate,
+    service: Service,
+    network: Network,
+    until_s: float,
+    scale: float = 1.0,
+    asked: float | None = None,
+) -> Bound:
     """The least latency at the promise's percentile of a run of `until_s` seconds; `scale` multiplies the demand.
 
     The percentile of a sum is at least the percentile of one part and the minima of the others. Where more is asked
-    of a device, a site or the air than there is, a backlog grows all through the run.
+    of a device, a site or the air than there is, a backlog grows all through the run. A trace may ask for all at any
+    time: then so many as are in the percentile are answered no sooner than all there is can answer them. `asked` is
+    `asked_hz` of the run, where it is known already.
     """
     assert service.promise is not None
     promise = service.promise
@@ -100,34 +132,31 @@ def bound(candidate: Candidate, service: Service, network: Network, until_s: flo
     least = sum(low for low, _ in parts)
     ms = max(least - low + high for low, high in parts)
     worst, overload = 1.0, ""
-    for load, what in loads(candidate, service, network, scale):
+    for load, what in loads(candidate, service, network, scale, asked_hz(service, until_s) if asked is None else asked):
         if load > worst:
             worst, overload = load, what
-    backlog_ms = (worst - 1) * BACKLOG * max(0.0, promise.percentile / 100 - 0.02) * until_s * 1e3
+    within = BACKLOG * max(0.0, promise.percentile / 100 - 0.02)
+    grown = within * worst - 1 if arrivals.fixed(service.arrival) else within * (worst - 1)
+    backlog_ms = max(0.0, grown) * until_s * 1e3
     return Bound(max(ms, backlog_ms), overload if backlog_ms > promise.latency_ms else "")
 
 
-def loads(candidate: Candidate, service: Service, network: Network, scale: float = 1.0) -> list[tuple[float, str]]:
-    """What a candidate asks of each resource, as a share of what there is at most, and a sentence's subject for it."""
-    device_s = scale * float(np.mean(candidate.device_seconds))
-    found = [
-        (service.rate_hz * device_s, f"{candidate.device_site} computes {service.rate_hz * device_s:.2g} s a second")
-    ]
+def loads(
+    candidate: Candidate, service: Service, network: Network, scale: float, asked: float
+) -> list[tuple[float, str]]:
+    """What a candidate asks of each resource, as a share of what there is at most, and a sentence's subject for it.
+
+    `asked` is in requests a second, of all devices together.
+    """
+    computes = asked / service.devices * scale * float(np.mean(candidate.device_seconds))
+    found = [(computes, f"{candidate.device_site} computes {computes:.2g} s a second")]
     if candidate.site:
         site = network.site(candidate.site)
-        asked_hz = service.devices * service.rate_hz
-        busy = asked_hz * scale * float(np.mean(candidate.site_seconds))
+        busy = asked * scale * float(np.mean(candidate.site_seconds))
         found.append((busy / site.cores, f"{site.name} would need {busy:.2g} of its {site.cores} cores"))
         most = network.slices[network.slice_index(service.slice)].max / 100
-        there_bps = (
-            len(network.station_names)
-            * most
-            * sum(
-                peak_bits(cell, "up") * float(np.mean(frame.carries(cell, "up"))) / (cell.slot_ms / 1e3)
-                for cell in network.carriers
-            )
-        )
-        asked_bps = asked_hz * scale * 8 * float(np.mean(candidate.bytes_up))
+        there_bps = len(network.station_names) * most * sum(most_up_bps(cell) for cell in network.carriers)
+        asked_bps = asked * scale * 8 * float(np.mean(candidate.bytes_up))
         text = f"slice {service.slice} carries at most {there_bps / 1e6:.0f} Mbit/s up, {asked_bps / 1e6:.0f} are asked"
         found.append((asked_bps / there_bps, text))
     return found

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping
 
 import numpy as np
 
+from airserve import arrivals
 from airserve.contract import Span
 from airserve.network.mac import MacError
 from airserve.network.topology import Network
+from airserve.network.traffic import device_of
 from airserve.network.uplink import askers
+from airserve.place.bounds import asked_hz
 from airserve.place.description import Service
-from airserve.place.judging import COUNT, Judge, Said
+from airserve.place.judging import COUNT, Judge, Said, flows_of
 from airserve.place.plan import Candidate
 
 MOST = 10_000  # devices that a description may have
@@ -19,7 +23,7 @@ STEP = 0.03  # of the number of devices: how finely the break is found
 FULL = 0.8  # of a slice's PRBs: beyond it they bind
 RUNS = 2
 ENOUGH = 12_000  # requests of a run: a busy cell is run for less long
-SHORTEST_S = (3.0, 8.0)
+SHORTEST_S, LONGEST_S = (3.0, 8.0), 60.0
 
 
 def step(devices: int) -> int:
@@ -34,10 +38,10 @@ def step(devices: int) -> int:
 def count_said(judge: Judge, chosen: Mapping[str, Candidate], service: Service, devices: int) -> Said:
     """What the twin says when the Service has so many devices, without headroom."""
     assert service.promise is not None
-    asked_hz = devices * service.rate_hz
-    need_s = 2 * service.promise.plain().least / asked_hz / RUNS
-    until_s = float(np.clip(need_s, np.clip(ENOUGH / asked_hz, *SHORTEST_S), 60.0))
-    return judge.say(chosen, 1.0, COUNT, RUNS, until_s, devices={service.name: devices}, interval=True)
+    there, asked = {service.name: devices}, devices * service.rate_hz
+    need_s = 2 * service.promise.plain().least / asked / RUNS
+    until_s = float(np.clip(need_s, np.clip(ENOUGH / asked, *SHORTEST_S), judge.longest_s(LONGEST_S, there)))
+    return judge.say(chosen, 1.0, COUNT, RUNS, until_s, devices=there, interval=True)
 
 
 def most_devices(
@@ -46,8 +50,13 @@ def most_devices(
     """The number until the promise breaks (0: not even one keeps it), what binds there, and the points that were run.
 
     Found by doubling and bisection to `step`; each point is devices, percentile, and its interval in ms. Of several
-    cells one may have no scheduling request left while others have: that number is one too many, too.
+    cells one may have no scheduling request left while others have: that number is one too many, too. Where a trace
+    says who asks and when, other numbers of devices ask no differently: then it is the number of now, or 0.
     """
+    if arrivals.fixed(service.arrival):
+        now = count_said(judge, chosen, service, service.devices)
+        kept = service.devices if judge.keeps(now, [service.name]) else 0
+        return kept, "the trace fixes its requests", (_point(service, service.devices, now),)
     if not chosen[service.name].site:
         alone = count_said(judge, chosen, service, service.devices)
         kept = judge.keeps(alone, [service.name])
@@ -66,30 +75,40 @@ def most_devices(
             return False
         return judge.keeps(said[devices], [service.name])
 
-    most, limit = room(judge.factory.network, judge.factory.services, service)
+    most, limit = room(judge, chosen, service)
     low, high = 0, service.devices
     while keeps(high):
         low = high
-        if high == most:
-            return most, limit, _points(service, said)
+        if high >= most:
+            return high, limit, _points(service, said)
         high = min(2 * high, most)
     while high - low > step(high):
         middle = (low + high) // 2
         low, high = (middle, high) if keeps(middle) else (low, middle)
     if high not in said:
         return low, limit, _points(service, said)
-    return low, binding(judge.factory.network, service, said[min(said)], said[high]), _points(service, said)
+    return low, binding(judge, chosen, service, said[min(said)], said[high], high), _points(service, said)
 
 
-def room(network: Network, services: Sequence[Service], service: Service) -> tuple[int, str]:
-    """Devices that a Service can have before any latency is asked about, and what says so."""
+def room(judge: Judge, chosen: Mapping[str, Candidate], service: Service) -> tuple[int, str]:
+    """Devices that a Service can have before any latency is asked about, and what says so.
+
+    A device asks for each of its slices apart, and once for all its services in a slice.
+    """
+    network = judge.factory.network
     cell = network.cell
     if cell.grant == "configured":
         return MOST, f"nothing up to {MOST} devices"
-    others = sum(one.devices for one in services if one.name != service.name)
+
+    def asking(devices: int) -> int:
+        flows = flows_of(judge.factory, chosen, devices={service.name: devices})
+        slices = (flow.slice for flow in flows for _ in range(flow.devices))
+        return len(set(zip(device_of(flows), slices, strict=True)))
+
     cells = len(network.cell_names)
     there = len(network.station_names) * sum(askers(one) for one in network.carriers)
-    if (left := there - others) > MOST:
+    left = bisect_right(range(1, MOST + 1), there, key=asking)
+    if left == MOST:
         return MOST, f"nothing up to {MOST} devices"
     of = f"each of {cells} cells" if cells > 1 else f"cell {cell.name}"
     alike = len({askers(one) for one in network.carriers}) == 1
@@ -97,20 +116,52 @@ def room(network: Network, services: Sequence[Service], service: Service) -> tup
     return left, f"scheduling requests on the PUCCH of {of}: there are {room_for}"
 
 
-def binding(network: Network, service: Service, calm: Said, broken: Said) -> str:
+def binding(
+    judge: Judge, chosen: Mapping[str, Candidate], service: Service, calm: Said, broken: Said, devices: int
+) -> str:
     """What binds: the part of a slow request that has grown most from a calm run to one whose promise is broken."""
-    at = network.slice_index(service.slice)
-    one = network.slices[at]
-    full = {
-        "up": broken.shares_up[at] >= FULL * one.max / 100 or sum(broken.shares_up) >= FULL,
-        "down": broken.shares_down[at] >= FULL * one.max / 100 or sum(broken.shares_down) >= FULL,
-    }
     before = dict(calm.verdicts[service.name].slow)
     after = broken.verdicts[service.name].slow
+    if not broken.verdicts[service.name].requests:
+        return "too few requests"
     if not after:
-        return f"PRBs of slice {service.slice}: requests stay unanswered"
+        cause = exhausted(judge, chosen, service, broken, devices={service.name: devices})
+        return f"{cause}: requests stay unanswered" if cause else "requests stay unanswered"
     span = max(after, key=lambda row: row[1] - before.get(row[0], 0.0))[0]
-    return named(network, service, span, full)
+    return named(judge.factory.network, service, span, full(judge.factory.network, service, broken))
+
+
+def full(network: Network, service: Service, said: Said) -> dict[str, bool]:
+    """Whether the PRBs of a Service's slice are used up, or those of all together, by direction."""
+    at = network.slice_index(service.slice)
+    most = FULL * network.slices[at].max / 100
+    shares = {"up": said.shares_up, "down": said.shares_down}
+    return {way: share[at] >= most or sum(share) >= FULL for way, share in shares.items()}
+
+
+def exhausted(
+    judge: Judge,
+    chosen: Mapping[str, Candidate],
+    service: Service,
+    said: Said,
+    scale: float = 1.0,
+    devices: Mapping[str, int] | None = None,
+) -> str:
+    """What a Service's requests need more of than there is, all services together; "" where that is nothing."""
+    network, busy = judge.factory.network, 0.0
+    work = {flow.name: flow for flow in flows_of(judge.factory, chosen, scale, devices)}
+    own = work[service.name]
+    for one in judge.factory.services:
+        flow = work[one.name]
+        asked = asked_hz(one.model_copy(update={"devices": flow.devices}), LONGEST_S)
+        if one.name == service.name and asked / flow.devices * float(np.mean(flow.device_seconds)) > 1:
+            return f"compute of {own.device_site}"
+        busy += asked * float(np.mean(flow.site_seconds)) * (flow.site == own.site)
+    if own.site and busy > (cores := network.site(own.site).cores):
+        return f"compute at {own.site}, of whose {cores} core{'s' * (cores > 1)} {busy:.2g} would be needed"
+    there = full(network, service, said)
+    ways = [f"{way}link" for way, used_up in there.items() if used_up]
+    return f"{' and '.join(ways)} PRBs of slice {service.slice}" if ways else ""
 
 
 def named(network: Network, service: Service, span: Span, full: Mapping[str, bool] | None = None) -> str:

@@ -77,6 +77,8 @@ class Explanation:
         number = len(self.search.open[service.name])
         q, head = f"p{promise.percentile:g}", f"{self.search.scale - 1:.0%}".replace("%", " %")
         text = f"{q} {_ms(said.value_ms)}, {_ms(padded.value_ms)} with {head} headroom"
+        if not said.requests:
+            return "too few requests: the twin was not asked once"
         refused = self.search.accepted(service, chosen)
         if refused:
             return f"pinned, and not as accurate as promised: {refused} ({text})"
@@ -153,7 +155,9 @@ class Explanation:
             whys = [because]
             padded = self.judge.search(with_it, self.search.scale, service.name).verdicts[service.name].value_ms
             broken = [n for n in self.chosen if n != service.name and self.kept[n] and not self.judge.keeps(told, [n])]
-            if value > promise.latency_ms:
+            if not told.verdicts[service.name].requests:
+                whys.append("too few requests")
+            elif value > promise.latency_ms:
                 whys.append(f"misses {promise.latency_ms:g} ms: {q} {_ms(value)}")
             elif padded > promise.latency_ms:
                 head = f"{self.search.scale - 1:.0%}".replace("%", " %")

@@ -8,7 +8,7 @@ from math import ceil
 
 from airserve.network.mac import MacError
 from airserve.network.topology import Network
-from airserve.place.counting import named
+from airserve.place.counting import exhausted, named
 from airserve.place.description import Service
 from airserve.place.judging import SEARCH, Judge
 from airserve.place.plan import Candidate
@@ -22,9 +22,15 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
     """One sentence: the nearest way, the part of it that binds, and numbers with which the promise would be kept."""
     assert service.promise is not None
     promise, candidate = service.promise, chosen[service.name]
-    said = judge.say(chosen, scale, SEARCH, 3, judge.until_s(1.0))
+    until_s = judge.until_s(1.0)
+    said = judge.say(chosen, scale, SEARCH, 3, until_s)
     verdict = said.verdicts[service.name]
     q = f"p{promise.percentile:g}"
+    if not verdict.requests:
+        return (
+            f"{service.name}: too few requests: none was sent in {until_s:.0f} s of the twin, so nothing is known of "
+            f"{q} within {promise.latency_ms:g} ms; ask more often, or with more devices."
+        )
     if verdict.value_ms <= promise.latency_ms:
         return (
             f"{service.name}: {candidate.label} keeps {promise.latency_ms:g} ms and is not as accurate as promised, or "
@@ -32,15 +38,16 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
         )
     network = judge.factory.network
     head = f"with {100 * (scale - 1):.0f} % headroom"
-    if not verdict.slow or verdict.value_ms == float("inf"):
+    outs = _ways_out(judge, chosen, service, scale)[:SHOWN]
+    if verdict.value_ms == float("inf"):
+        cause = exhausted(judge, chosen, service, said, scale)
         return (
             f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest, and "
-            f"{head} the uplink of slice {service.slice} leaves requests unanswered; "
-            "ask less often, with fewer devices, or give the slice a larger max."
+            f"{head} requests stay unanswered{f' for want of {cause}' if cause else ''}; "
+            f"{f'it would hold with {_either(outs)}' if outs else 'ask less often, or with fewer devices'}."
         )
     span, ms = max(verdict.slow, key=lambda row: row[1])
-    outs = [f"a promise of {ceil(verdict.value_ms * 1.02)} ms", *_ways_out(judge, chosen, service, scale)[:SHOWN]]
-    ways = outs[0] if len(outs) == 1 else f"{', '.join(outs[:-1])} or {outs[-1]}"
+    ways = _either([f"a promise of {ceil(verdict.value_ms * 1.02)} ms", *outs])
     return (
         f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest with "
         f"{verdict.value_ms:.3g} ms {head}, {ms:.3g} ms of it {named(network, service, span)}; "
@@ -94,6 +101,14 @@ def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, s
             found.append(f"{cores} cores at {site.name}")
             break
     return found
+
+
+def _either(ways: Sequence[str]) -> str:
+    """
+    >>> _either(["a"]), _either(["a", "b", "c"])
+    ('a', 'a, b or c')
+    """
+    return ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} or {ways[-1]}"
 
 
 def _least(low: float, high: float, holds: Callable[[float], bool]) -> float | None:

@@ -24,6 +24,9 @@ from airserve.place.description import Factory, Service
 from airserve.place.plan import Candidate, Choice
 
 SEARCH, PREDICT, COUNT = 11, 12, 13  # streams of seeds
+SHORTEST_S, LONGEST_S = 8.0, 120.0  # of a run
+RARE = 1000  # requests of all services in a run, until which it may be longer: the twin skips quiet slots
+RARE_S = 10_000.0
 CLEAR = 1.25  # a first run this far to either side of the promise settles it
 BLOCK_S = 1.0
 DRAWS = 400
@@ -134,7 +137,12 @@ class Judge:
             for service in self.promised
             if service.promise is not None
         ]
-        return float(np.clip(max(need, default=10.0), 8.0, 120.0))
+        return float(np.clip(max(need, default=10.0), SHORTEST_S, self.longest_s(LONGEST_S)))
+
+    def longest_s(self, usual_s: float, devices: Mapping[str, int] | None = None) -> float:
+        """Seconds of a run at most: the usual, or more where all services together ask for next to nothing."""
+        asked_hz = sum((devices or {}).get(one.name, one.devices) * one.rate_hz for one in self.factory.services)
+        return float(np.clip(RARE / asked_hz, usual_s, RARE_S))
 
     def keeps(self, said: Said, names: Sequence[str]) -> bool:
         """Whether these services keep their latency."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import final
 
 from airserve.catalog import planners
-from airserve.place.bounds import Bound, bound, dominates
+from airserve.place.bounds import Bound, asked_hz, bound, dominates
 from airserve.place.candidates import (
     PlanError,
     Scores,
@@ -51,6 +51,7 @@ class Search:
         self.open: dict[str, list[Candidate]] = {}  # those that no rule refuses before a simulation
         self.refused: dict[str, dict[str, str]] = {}
         self.too_large: dict[str, list[str]] = {}
+        self._asked_hz: dict[str, float] = {}
         for service in self.services:
             self._sort(service)
 
@@ -74,7 +75,16 @@ class Search:
 
     def bound(self, service: Service, candidate: Candidate, scale: float | None = None) -> Bound:
         until_s = self.judge.until_s(1.0)
-        return bound(candidate, service, self.factory.network, until_s, self.scale if scale is None else scale)
+        if service.name not in self._asked_hz:  # a trace of arrivals is read once
+            self._asked_hz[service.name] = asked_hz(service, until_s)
+        return bound(
+            candidate,
+            service,
+            self.factory.network,
+            until_s,
+            self.scale if scale is None else scale,
+            self._asked_hz[service.name],
+        )
 
     def accepted(self, service: Service, candidate: Candidate) -> str:
         """Empty, or why the candidate's score misses the accuracy promise."""
