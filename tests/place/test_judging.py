@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from airserve.network import mac
-from airserve.network.traffic import device_of
+from airserve.network.traffic import device_of, requests
 from airserve.place.bounds import asked_hz, bound, loads
 from airserve.place.counting import exhausted, most_devices, room
 from airserve.place.description import Factory
@@ -187,3 +187,19 @@ def test_the_bound_is_below_any_trace(tmp_path: Path, first: bool) -> None:
     for site_s in (0.15, 0.25, 0.4):
         low = bound(sent(site_s=site_s)["look"], factory.services[0], factory.network, 10.0)
         assert low.ms <= judge.say(sent(site_s=site_s), 1.0, SEARCH, 1, 10.0).verdicts["look"].value_ms
+
+
+@pytest.mark.parametrize("law", ["ftp3,bytes=50000", "xr", "trace"])
+def test_a_model_sends_its_own_bytes_whatever_the_law(tmp_path: Path, law: str) -> None:
+    """As docs/network.md has it, and as the driver does. What a service without a model sends, the law may say."""
+    if law == "trace":
+        file = tmp_path / "sizes.csv"
+        file.write_text("arrival_s,bytes_up,bytes_down\n" + "".join(f"{k / 10},5000,6000\n" for k in range(20)))
+        law = f"trace: {file}"
+    factory = described(busy(arrival=law, rate_hz=20), arrival=law, rate_hz=20)
+    work = flows_of(factory, sent())
+    found = requests(factory.network, work, 2.0, 1.0, np.random.SeedSequence(1).spawn(len(work)))
+    model, stated = (found[found["flow"] == number] for number in (0, 1))
+    assert set(model["up"]) == {900}
+    assert set(model["down"]) == {200}
+    assert set(zip(stated["up"], stated["down"], strict=True)) != {(100, 100)}

@@ -67,6 +67,7 @@ class Flow:
     carrier: int | None = None  # of the cell, from 1, that its devices are on; none: dealt out by load
     devices_of: str = ""  # another flow, whose devices these are too as far as it has them: a logical channel more
     channel: Channel = field(default_factory=Channel)
+    own_bytes: bool = False  # sent whatever the arrival law says of sizes: those of a model's messages
 
     @property
     def computes_on_device(self) -> bool:
@@ -97,10 +98,11 @@ def requests(
         part["ready_s"] = part["started_s"] + seconds
         for name, samples in (("up", flow.bytes_up), ("down", flow.bytes_down), ("site_seconds", flow.site_seconds)):
             part[name] = _drawn(samples, len(part), draw)
-        if came.scale is not None:
-            for name in ("up", "down"):
-                part[name] = np.maximum(np.rint(part[name] * came.scale), 1)
         for name, given in (("up", came.up), ("down", came.down)):
+            if flow.own_bytes:
+                continue
+            if came.scale is not None:
+                part[name] = np.maximum(np.rint(part[name] * came.scale), 1)
             if given is not None:
                 part[name] = given
         parts.append(part)

@@ -107,6 +107,7 @@ def _flow(service: Service, work: Candidate | Work, devices: int, scale: float) 
         bytes_up=np.rint(scale * work.bytes_up),
         bytes_down=np.rint(scale * work.bytes_down),
         site_seconds=scale * work.site_seconds,
+        own_bytes=service.model is not None,  # as the driver sends them
     )
 
 
