@@ -84,16 +84,20 @@ def test_broken_or_absent_modules_are_one_sentence(modules: Path, monkeypatch: p
 
 
 def test_no_verse_is_in_two_splits(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = [(f"Verse {chr(97 + k % 26)}{chr(97 + k // 26)}.", f"Verso {chr(97 + k % 13)}.") for k in range(200)]
+    pairs = [
+        (f"Verse {chr(97 + k % 26)}{chr(97 + k // 26)}.", f"Verso {chr(97 + k // 2 % 26)}{chr(97 + k // 52)}.")
+        for k in range(200)
+    ]
     monkeypatch.setattr(bible, "read", lambda path: pairs)
-    monkeypatch.setattr(bible, "VALIDATION", 3)
-    monkeypatch.setattr(bible, "TEST", 2)
+    monkeypatch.setattr(bible, "VALIDATION", 30)
+    monkeypatch.setattr(bible, "TEST", 40)
     bible.parts.cache_clear()
     train, validation, test = bible.parts()
-    assert (len(validation), len(test)) == (3, 2)
-    held = {plain(text) for part in (validation, test) for pair in part for text in pair}
-    assert train
-    assert not held & {plain(text) for pair in train for text in pair}
+    texts = [{plain(text) for pair in part for text in pair} for part in (train, validation, test)]
+    assert len(validation) == 30
+    assert 20 < len(test) < 40  # each Spanish text stands beside two English ones
+    assert 60 < len(train) < 130
+    assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
     bible.parts.cache_clear()
 
 

@@ -210,13 +210,15 @@ def test_a_keras_net_of_any_length_needs_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(Engine(model.path).run([ids])[0], net.predict(ids, verbose=0), atol=1e-5)
 
 
-def test_a_lambda_layer_is_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["twice.keras", "twice.h5"])
+@pytest.mark.filterwarnings("ignore:.*HDF5 file")
+def test_a_lambda_layer_is_code(name: str, tmp_path: Path) -> None:
     net = keras.Sequential([keras.layers.Input((4,)), keras.layers.Lambda(lambda x: 2 * x)])
-    net.save(tmp_path / "twice.keras")
+    net.save(tmp_path / name)
     registry = Registry(tmp_path / "home")
-    with pytest.raises(ModelError, match=r"twice\.keras holds code of its maker's, a Lambda layer"):
-        import_model(tmp_path / "twice.keras", registry=registry)
-    model = import_model(tmp_path / "twice.keras", trust=True, registry=registry)
+    with pytest.raises(ModelError, match=rf"{name} holds code of its maker's, a Lambda layer"):
+        import_model(tmp_path / name, registry=registry)
+    model = import_model(tmp_path / name, trust=True, registry=registry)
     np.testing.assert_array_equal(Engine(model.path).run([FOUR])[0], 2 * FOUR)
 
 

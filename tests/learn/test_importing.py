@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from airserve.errors import UserError
-from airserve.learn.importing import import_model, import_onnx
+from airserve.learn.importing import import_model
 from airserve.model import Engine, Model, Samples, load_samples, save_samples
 from airserve.registry import Registry
 
@@ -41,7 +41,7 @@ def test_labels_give_an_accuracy(tmp_path: Path, registry: Registry) -> None:
     labels = INPUTS.argmax(1)
     labels[10:20] = (labels[10:20] + 1) % 4  # ten of forty held rows are wrong
     file = samples(tmp_path / "rows.npz", labels=labels)
-    model = import_onnx(classifier(tmp_path / "theirs.onnx"), "theirs", file, registry=registry)
+    model = import_model(str(classifier(tmp_path / "theirs.onnx")), "theirs", file, registry=registry)
     assert model.scores == {"accuracy": 0.75}
     assert (model.reference, model.lineage["source"], model.lineage["opset"]) == (
         "theirs@1/fp32",
@@ -55,15 +55,17 @@ def test_labels_give_an_accuracy(tmp_path: Path, registry: Registry) -> None:
 
 def test_without_labels_it_agrees_and_without_samples_it_has_no_score(tmp_path: Path, registry: Registry) -> None:
     path = classifier(tmp_path / "bare.onnx")
-    assert import_onnx(path, "unlabelled", samples(tmp_path / "r.npz"), registry=registry).scores == {"agreement": 1.0}
-    bare = import_onnx(path, None, None, registry=registry)
+    assert import_model(str(path), "unlabelled", samples(tmp_path / "r.npz"), registry=registry).scores == {
+        "agreement": 1.0
+    }
+    bare = import_model(str(path), None, None, registry=registry)
     assert (bare.name, bare.scores, bare.samples_path) == ("bare", {}, None)
 
 
 def test_weights_beside_the_file_are_taken_in(tmp_path: Path, registry: Registry) -> None:
     path = classifier(tmp_path / "beside.onnx", external=True)
     assert (tmp_path / "weights.bin").exists()
-    model = import_onnx(path, "beside", None, registry=registry)
+    model = import_model(str(path), "beside", None, registry=registry)
     (tmp_path / "weights.bin").unlink()
     np.testing.assert_array_equal(Engine(model.path).run([INPUTS])[0], INPUTS)
 
@@ -92,7 +94,7 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
     ]
     for path, file, sentence in cases:
         with pytest.raises(UserError, match=sentence) as caught:
-            import_onnx(path, "theirs", file, registry=registry)
+            import_model(str(path), "theirs", file, registry=registry)
         assert "\n" not in str(caught.value)
     for source, sentence in (
         ("efficientnet-lite1", "no net with published weights named 'efficientnet-lite1'; perhaps efficientnet-lite0"),

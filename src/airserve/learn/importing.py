@@ -115,16 +115,6 @@ def fingerprint(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def import_onnx(path: Path, name: str | None, samples: Path | None, *, registry: Registry) -> Model:
-    """Anyone's ONNX file under a name, by default the file's. Weights in files beside it are taken in.
-
-    With samples the graph is run on two of their rows, and on one, before anything is registered. With labels for each
-    row its score is `accuracy` on the held rows; without, `agreement` with itself: 1 by definition, and the name of the
-    score of its variants. Without samples it has no score. Raises `ModelError` in one sentence.
-    """
-    return import_model(path, name, samples, registry=registry)
-
-
 def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
     """The score of a graph on samples that it can run. Raises `ModelError` when they are not for this graph."""
     signature = engine.signature

@@ -31,8 +31,8 @@ Place = tuple[str, int, int]  # book as OSIS calls it, chapter, verse
 def load() -> Data:
     """Ids int32 (n, 40) of English, int64 (n, 42) of Spanish with its begin and end, 0 after it.
 
-    500 verses to validate and 1,000 to test, less the longest; no text of theirs is in the train split, not even in
-    other case, marks or numbers. Raises `TaskError` when the files are absent.
+    500 verses to validate and 1,000 to test, less the longest; no split has a text of another's, not even in other
+    case, marks or numbers. Raises `TaskError` when the files are absent.
     """
     return bitexts.translation("bible", parts(), VOCABULARY, SOURCE, TARGET)
 
@@ -52,10 +52,19 @@ def parts() -> list[list[tuple[str, str]]]:
     """Pairs of the train, the validation and the test split, in an order drawn once for all."""
     pairs = read(folder())
     drawn = np.random.default_rng(0).permutation(len(pairs))
-    chosen = [[pairs[k] for k in rows] for rows in (drawn[:VALIDATION], drawn[VALIDATION : VALIDATION + TEST])]
-    held = {plain(text) for part in chosen for pair in part for text in pair}
-    rest = [pairs[k] for k in drawn[VALIDATION + TEST :]]
-    return [[pair for pair in rest if not {plain(pair[0]), plain(pair[1])} & held], *chosen]
+    validation, test, train = ([pairs[k] for k in rows] for rows in np.split(drawn, [VALIDATION, VALIDATION + TEST]))
+    test = apart(test, validation)
+    return [apart(train, validation + test), validation, test]
+
+
+def apart(pairs: list[tuple[str, str]], held: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that share no text with what is held.
+
+    >>> apart([("Amen.", "Amen."), ("He said.", "Dijo.")], [("amen", "así sea")])
+    [('He said.', 'Dijo.')]
+    """
+    known = {plain(text) for pair in held for text in pair}
+    return [pair for pair in pairs if not {plain(text) for text in pair} & known]
 
 
 def read(path: Path) -> list[tuple[str, str]]:

@@ -29,8 +29,8 @@ def load() -> Data:
     """Ids int32 (n, 28) of English, int64 (n, 36) of French with its begin and end, 0 after it.
 
     Long texts to learn from are taken apart. 500 texts to validate and 1,000 to test, of at least four words, less the
-    longest; no text of theirs is in the train split, not even in other case, marks or numbers. Raises `TaskError` when
-    the files are absent.
+    longest; no English text of theirs is in the train split, not even in other case, marks or numbers (one French text
+    in fifty is, as that of another). Raises `TaskError` when the files are absent.
     """
     return bitexts.translation("libreoffice", parts(), VOCABULARY, SOURCE, TARGET)
 
