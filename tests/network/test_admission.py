@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airserve import catalog
 from airserve.network.admission import AdmissionError, Booking, Capacity, admit, capacity, share
 from airserve.network.mac import UP, Mac
 from airserve.network.topology import Network, Slice
@@ -55,12 +56,25 @@ def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, 
     [
         ("a", Booking(1, 1.0), "slice a is there already"),
         ("b", Booking(0, 1.0), "0 devices; give 1 or more"),
+        ("b", Booking(1, -1.0), "rates of 0 or more"),
         ("Line 2", Booking(1, 1.0), "'Line 2' is not a name for a slice; use up to 40 lower-case letters"),
     ],
 )
 def test_bookings_that_make_no_sense(name, booking, says):
     with pytest.raises(AdmissionError, match=says):
         admit([Slice(name="a")], name, booking, Capacity(10, 10))
+
+
+@pytest.mark.parametrize("policy", catalog.slices)
+def test_the_capacity_is_that_of_the_cell_whatever_its_policy(network, policy):
+    net = network()
+    other = net.model_copy(update={"cells": (net.cell.model_copy(update={"slicing": policy}),)})
+    assert vars(capacity(other, seconds=0.2)) == pytest.approx(vars(capacity(net, seconds=0.2)), rel=0.01)
+
+
+def test_a_cell_that_carries_nothing_takes_no_booking():
+    with pytest.raises(AdmissionError, match=r"slice b cannot be booked: the cell carries 10 Mbit/s up and 0 down"):
+        admit([], "b", Booking(1, 1.0), Capacity(10, 0))
 
 
 def test_the_capacity_is_what_a_booked_slice_gets_its_part_of(network):

@@ -1,5 +1,7 @@
 """The user-plane function: rules against brute force, links against a queue's formula, steering while it runs."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from airserve.contract import Span
 from airserve.network import twin
 from airserve.network.buffers import wire_bytes
-from airserve.network.core import ANY, CoreError, compiled, detect
+from airserve.network.core import ANY, RULE, CoreError, compiled, detect, renew
 from airserve.network.jit import njit
 from airserve.network.topology import Network, Rule
 from airserve.network.traffic import Flow
@@ -137,9 +139,12 @@ def test_the_queue_of_a_link_is_that_of_m_d_1(flat, load):
 
 def test_a_full_queue_drops_and_a_rate_is_enforced():
     narrow = {**MAST, "rate_mbps": 1, "queue_kb": 5}
-    lost = run(hall((narrow,)), ask(site="mast", devices=20, rate_hz=20.0)).readings["ask"]
+    flood = {"site": "mast", "devices": 20, "rate_hz": 20.0}
+    lost = run(hall((narrow,)), ask(transport="udp", **flood)).readings["ask"]
     assert 0.2 < lost.answered / len(lost.sent_s) < 0.5  # 0.94 of 400 * 8 * 944 bits fit
     assert np.nanmax(transit(lost, "mast")) < 1 + 40 + 8
+    kept = run(hall((narrow,)), ask(**flood), until_s=4.0, drain_s=30.0).readings["ask"]
+    assert kept.answered == len(kept.sent_s)  # a TCP connection sends again what a queue drops
     rule = {"slice": "a", "up_mbps": 1.0}
     held = run(hall((MAST,), [rule]), ask(site="mast", devices=20, rate_hz=20.0), until_s=5.0, drain_s=60.0)
     one = held.readings["ask"]
@@ -147,6 +152,70 @@ def test_a_full_queue_drops_and_a_rate_is_enforced():
     passed_s = one.sent_s + 1e-3 * (one.ms[:, :3].sum(axis=1))
     seconds = passed_s.max() - passed_s.min()
     assert len(passed_s) * 8 * wire_bytes(900) / seconds / 1e6 == pytest.approx(1.0, rel=0.02)
+
+
+laws = {**maybe, "up_mbps": st.sampled_from([None, 1.0, 2.0])}
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds(Rule, **laws), max_size=4), st.lists(st.builds(Rule, **laws), max_size=4), st.data())
+def test_requests_keep_the_rule_that_they_were_judged_by(before, after, data):
+    old, new = (compiled(hall(), rules, ["one", "two"], 0.0) for rules in (before, after))
+    old["free_s"] = np.arange(2 * len(old)).reshape(-1, 2) + 1
+    judged = data.draw(st.lists(st.integers(ANY, len(old) - 1), max_size=6))
+    held, law = np.array(judged, np.int64), [name for name in RULE.names if name not in ("free_s", "until_s")]
+    table = renew(old, new.copy(), held)
+    assert (table[: len(new)][law] == new[law]).all()
+    assert (table[len(new) :]["until_s"] == -np.inf).all()
+    for was, now in zip(judged, held, strict=True):
+        assert (was == ANY) == (now == ANY)
+        assert was == ANY or (table[now][law] == old[was][law] and (table[now]["free_s"] == old[was]["free_s"]).all())
+    stay = Counter(str(row[[*law, "until_s"]]) for row in old) & Counter(str(row[[*law, "until_s"]]) for row in new)
+    assert Counter(str(row[[*law, "until_s"]]) for row in table[: len(new)] if row["free_s"].all()) == stay
+
+
+def test_a_controller_s_rules_hold_across_its_changes():
+    """Told again they forget nothing; taken back they let go of what comes, and keep what is under way."""
+    rule, flow = Rule(slice="a", up_mbps=0.5), ask(site="mast", devices=20, rate_hz=5.0)
+    often = run(hall((MAST,)), flow, until_s=4.0, drain_s=60.0, control=lambda view: [rule], control_s=0.5)
+    once = run(hall((MAST,)), flow, until_s=4.0, drain_s=60.0, control=lambda view: [rule] if not view.now_s else None)
+    for readings in (often.readings["ask"], once.readings["ask"]):
+        assert readings.answered == len(readings.sent_s)
+        assert transit(readings, "mast").max() > 1000
+    assert np.array_equal(often.readings["ask"].ms, once.readings["ask"].ms)
+
+    def control(view):
+        return [rule, Rule(slice="b", down_mbps=1.0)] if view.now_s < 2 else []
+
+    freed = run(hall((MAST,)), flow, until_s=4.0, drain_s=60.0, control=control).readings["ask"]
+    late = freed.sent_s > 2.1
+    assert transit(freed, "mast")[late] == pytest.approx(1.0)
+    assert transit(freed, "mast")[~late].max() > 500
+    assert freed.answered == len(freed.sent_s)
+
+
+def test_what_a_rate_holds_leaves_the_link_to_others():
+    site, rule = {**MAST, "rate_mbps": 20}, {"service": "held", "up_mbps": 0.3, "down_mbps": 0.1}
+    flows = [ask("held", site="mast"), ask("free", site="mast", slice="b", transport="udp")]
+    outcome = run(hall((site,), [rule]), *flows, until_s=5.0, drain_s=30.0)
+    held, free = outcome.readings["held"], outcome.readings["free"]
+    assert transit(held, "mast").max() > 500
+    assert held.answered == len(held.sent_s)
+    for direction, nbytes in (("up", 900), ("down", 200)):
+        message_ms = 8e3 * wire_bytes(nbytes) / 20e6
+        assert transit(free, "mast", direction).min() == pytest.approx(1 + message_ms)
+        assert transit(free, "mast", direction).max() < 1 + 20 * message_ms  # at most all devices' at once
+
+
+@pytest.mark.parametrize("transport", ["udp", "stream", "tcp-warm", "tcp-cold", "tls"])
+def test_what_comes_after_a_drop_is_answered(transport):
+    rule = {"service": "ask", "forward": "drop", "until_s": 2}
+    flow = ask(transport=transport, bytes_up=[6000])
+    one = run(hall(rules=[rule]), flow, until_s=4.0, drain_s=20.0).readings["ask"]
+    answered, late = np.isfinite(one.latency_ms), one.sent_s > 2.0
+    assert not answered[one.sent_s < 1.8].any()
+    assert answered[late].all()
+    assert np.median(one.latency_ms[one.sent_s > 3.5]) < 200
 
 
 def test_a_rule_may_drop():

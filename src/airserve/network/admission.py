@@ -44,7 +44,7 @@ class Capacity:
 
 def capacity(network: Network, seed: int = 0, devices: int = 20, seconds: float = 1.0) -> Capacity:
     """What the cell carries, in the MAC, for devices at random positions that have more to send than fits."""
-    one = network.model_copy(update={"slices": (Slice(name="all"),)})
+    one = network.model_copy(update={"slices": (Slice(name="all", min=100),)})
     mac = Mac(one, [0] * devices, seed=seed, grant="configured")
     for direction, record_bytes in ((DOWN, 100_000), (UP, 20_000)):
         for record in range(int(seconds * MOST_MBPS[direction] * 1e6 / 8 / record_bytes)):
@@ -85,7 +85,12 @@ def admit(slices: Sequence[Slice], name: str, booking: Booking, capacity: Capaci
     airserve.network.admission.AdmissionError: slice b needs 25 % of the PRBs for 10 devices and 20 % are free; \
 20 % could be booked, for 8 devices.
     """
-    if booking.devices < 1 or min(booking.up_mbps, booking.down_mbps) < 0 or min(vars(capacity).values()) <= 0:
+    if min(vars(capacity).values()) <= 0:
+        raise AdmissionError(
+            f"slice {name} cannot be booked: the cell carries {capacity.up_mbps:g} Mbit/s up and "
+            f"{capacity.down_mbps:g} down; look at its bandwidth, pattern and p0_dbm."
+        )
+    if booking.devices < 1 or min(booking.up_mbps, booking.down_mbps) < 0:
         raise AdmissionError(
             f"slice {name} is booked for {booking.devices} devices; give 1 or more, and rates of 0 or more."
         )

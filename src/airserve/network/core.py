@@ -98,6 +98,25 @@ def compiled(network: Network, rules: Sequence[Rule], flows: Sequence[str], warm
     return made
 
 
+def renew(old: Array, new: Array, held: Array) -> Array:
+    """RULE from now on: `new`, and behind them, ended, those of `old` that requests on their way are still held to.
+
+    `held`, each request's place in the table, is rewritten. A rule that stays remembers what is to pass it.
+    """
+    law = [name for name in RULE.names or () if name != "free_s"]
+    place = np.full(len(old) + 1, ANY)  # in the new table; the last is that of ANY
+    for r, row in enumerate(old):
+        same = [k for k in range(len(new)) if k not in place and all((new[k][name] == row[name]).all() for name in law)]
+        if same:
+            place[r], new["free_s"][same[0]] = same[0], row["free_s"]
+    left = [r for r in np.unique(held) if r != ANY and place[r] == ANY]
+    place[left] = np.arange(len(left)) + len(new)
+    held[:] = place[held]
+    ended = old[left]
+    ended["until_s"] = -np.inf
+    return np.concatenate([new, ended])
+
+
 def reachable(network: Network, rules: Sequence[Rule], site: str, controlled: bool) -> list[str]:
     """Sites to which requests for a site may come: it, and those that rules forward to; all, with a controller."""
     to = {site, *(rule.forward for rule in rules if rule.forward)}
@@ -121,20 +140,23 @@ def detect(rules: Array, flow: int, device: int, slice_: int, destination: int, 
 
 
 @inner
-def cross(
-    rules: Array, r: int, link_of: Array, site: int, direction: int, nbytes: int, at_s: float, droppable: bool
-) -> float:
-    """When a message that comes to the link between user-plane function and site is across it, rate enforced.
+def enforce(rules: Array, r: int, direction: int, nbytes: int, at_s: float) -> float:
+    """When the rate of a rule, or of none, has let a message pass. What is above the rate is held back, not dropped."""
+    if r == ANY or rules[r].rate_bps[direction] <= 0:
+        return at_s
+    rule = rules[r]
+    rule.free_s[direction] = max(at_s, rule.free_s[direction]) + 8.0 * wire_bytes(nbytes) / rule.rate_bps[direction]
+    return float(rule.free_s[direction])
 
-    Infinite where the queue is full and it may be dropped. What passes a rule's rate is held back, not dropped.
+
+@inner
+def cross(link_of: Array, site: int, direction: int, nbytes: int, at_s: float, droppable: bool) -> float:
+    """When a message that comes to the link between user-plane function and site is across it.
+
+    Infinite where the queue is full and it may be dropped.
     """
     link = link_of[site]
     bits = 8.0 * wire_bytes(nbytes)
-    if r != ANY and rules[r].rate_bps[direction] > 0:
-        rule = rules[r]
-        at_s = max(at_s, rule.free_s[direction])
-        rule.free_s[direction] = at_s + bits / rule.rate_bps[direction]
-        at_s = rule.free_s[direction]
     if link.rate_bps > 0:
         start_s = max(at_s, link.free_s[direction])
         if droppable and start_s - at_s > link.queue_s:

@@ -47,16 +47,6 @@ class Draw:
     send_most: float  # at 23 dBm
     pucch: float  # of one symbol, at 0 dBm
 
-    def sending(self, strength: Array | float) -> Array:
-        """Of a PUSCH at some part of 23 dBm; even in between, which TR 38.840 leaves open.
-
-        >>> draw(Cell(name="hall")).sending(np.array([0.0, 0.005, 1.0])).round().tolist()
-        [250.0, 250.0, 700.0]
-        """
-        least = 1 / FULL_MW
-        part = np.maximum(np.asarray(strength) - least, 0) / (1 - least)
-        return np.asarray(self.send_least + part * (self.send_most - self.send_least))
-
 
 @cache
 def draw(cell: Cell, bandwidth_mhz: float = 0, antennas: int = 0) -> Draw:
@@ -133,7 +123,8 @@ def devices(cell: Cell, draws: Sequence[Draw], done: Book) -> tuple[Array, dict[
     idle = np.maximum(slots - asleep - listened - heard, 0)  # awake, and no downlink
     of = {name: np.array([getattr(one, name) for one in draws]) for name in Draw.__dataclass_fields__}
     least = 1 / FULL_MW
-    strength = np.maximum(counts["strength"] - least * sent, 0) / (1 - least)  # sums: the law is straight above 0 dBm
+    # From 0 to 23 dBm a straight line, which TR 38.840 leaves open; below, as at 0 dBm.
+    strength = np.maximum(counts["strength"] - least * sent, 0) / (1 - least)  # sums
     sending = of["send_least"] * sent + strength * (of["send_most"] - of["send_least"])
     slots_ms = cell.slot_ms
     total = (

@@ -251,17 +251,3 @@ def with_evm_db(snr_db: float) -> float:
     (19.5, 29.12)
     """
     return -10.0 * log10(10.0 ** (-snr_db / 10.0) + EVM**2)
-
-
-@njit
-def uplink_snr_db(full_band_snr_db: float, prbs_granted: int, prbs_total: int) -> float:
-    """SINR in dB of an uplink grant of some PRBs, from the SNR of a grant of all PRBs; EVM is applied here.
-
-    The rule: a device sends with full power (23 dBm) whatever its grant, spread evenly over the granted PRBs, so
-    a small grant has more power in each. Open-loop power control (TS 38.213 7.1.1, P0 and alpha) is left out:
-    in one cell without neighbours it would only lower the SNR of devices that are at the EVM ceiling anyway.
-
-    >>> round(uplink_snr_db(0.0, prbs_granted=27, prbs_total=270), 2)
-    9.95
-    """
-    return with_evm_db(full_band_snr_db + 10.0 * log10(prbs_total / prbs_granted))

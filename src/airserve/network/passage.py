@@ -12,7 +12,7 @@ import numpy as np
 
 from airserve.model import Array
 from airserve.network.buffers import DOWN, UP, Config, N, State, take_done, visible_slot
-from airserve.network.core import ANY, DROP, cross, detect
+from airserve.network.core import ANY, DROP, cross, detect, enforce
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.intake import enqueue
 from airserve.network.jit import inner, njit
@@ -29,6 +29,8 @@ from airserve.network.transport import (
     ack_bytes,
     acknowledged,
     burst,
+    given_up,
+    timeout_s,
     wake,
 )
 
@@ -36,7 +38,7 @@ STAMPS = 10  # of a request, in this order:
 RELEASED_UP, GRANTED_UP, DELIVERED_UP, ARRIVED, STARTED, ENDED, RELEASED_DOWN, AT_BASE, GRANTED_DOWN, DELIVERED_DOWN = (
     range(STAMPS)
 )
-SITE, COMPUTED, BASE, DEVICE = range(4)  # kinds of events: where something has come to
+SITE, COMPUTED, BASE, DEVICE, OUTWARD, INWARD, TIMEOUT = range(7)  # kinds of events: where something has come to
 MESSAGE, BURST, LAST, ACK, HELLO = range(5)  # what it is; BURST and LAST are of a message in several
 
 EVENT = np.dtype(
@@ -206,7 +208,17 @@ def pump(w: World, rules: Array, k: int, way: int, at_s: float) -> None:
 @inner
 def to_base(w: World, rules: Array, i: int, name: int, nbytes: int, at_s: float) -> None:
     """A site sends towards the radio."""
-    there_s = cross(rules, w.rule[i], w.links, w.site[i], DOWN, nbytes, at_s, w.asked[i].transport <= UDP)
+    passed_s = enforce(rules, w.rule[i], DOWN, nbytes, at_s)
+    if passed_s > at_s:
+        push(w, passed_s, INWARD, name, nbytes)
+    else:
+        inward(w, i, name, nbytes, at_s)
+
+
+@inner
+def inward(w: World, i: int, name: int, nbytes: int, at_s: float) -> None:
+    """What a rule lets pass crosses the link from its site."""
+    there_s = cross(w.links, w.site[i], DOWN, nbytes, at_s, w.asked[i].transport == UDP)
     what = name & 255
     if what in (MESSAGE, LAST):
         w.stamps[i, AT_BASE] = there_s
@@ -246,14 +258,28 @@ def delivered(s: State, w: World, rules: Array) -> None:
         if w.site[i] == DROP:
             close(w, True)
     if w.site[i] == DROP:
+        if what in (BURST, LAST):
+            push(w, at_s + timeout_s(w.sender, w.connection[i], UP), TIMEOUT, record.id, 0)
         return
-    there_s = cross(rules, w.rule[i], w.links, w.site[i], UP, record.nbytes, at_s, one.transport <= UDP)
     if what in (MESSAGE, LAST):
-        w.stamps[i, GRANTED_UP], w.stamps[i, DELIVERED_UP], w.stamps[i, ARRIVED] = record.granted_s, at_s, there_s
+        w.stamps[i, GRANTED_UP], w.stamps[i, DELIVERED_UP] = record.granted_s, at_s
+    passed_s = enforce(rules, w.rule[i], UP, record.nbytes, at_s)
+    if passed_s > at_s:
+        push(w, passed_s, OUTWARD, record.id, record.nbytes)
+    else:
+        outward(w, i, record.id, record.nbytes, at_s)
+
+
+@inner
+def outward(w: World, i: int, name: int, nbytes: int, at_s: float) -> None:
+    """What a rule lets pass crosses the link to its site."""
+    there_s = cross(w.links, w.site[i], UP, nbytes, at_s, w.asked[i].transport == UDP)
+    if name & 255 in (MESSAGE, LAST):
+        w.stamps[i, ARRIVED] = there_s
     if there_s == np.inf:
         close(w, True)
     else:
-        push(w, there_s, SITE, record.id, record.nbytes)
+        push(w, there_s, SITE, name, nbytes)
 
 
 @inner
@@ -287,6 +313,13 @@ def happen(w: World, rules: Array) -> None:
             queue(w, rules, i, DOWN, at_s)
     elif kind == BASE:
         offer(w, DOWN, nbytes, at_s, name)
+    elif kind == OUTWARD:
+        outward(w, i, name, nbytes, at_s)
+    elif kind == INWARD:
+        inward(w, i, name, nbytes, at_s)
+    elif kind == TIMEOUT:
+        given_up(w.sender, w.connection[i], UP, segments)
+        pump(w, rules, w.connection[i], UP, at_s)
     elif what == ACK:
         acknowledged(w.sender, w.connection[i], UP, segments, at_s)
         pump(w, rules, w.connection[i], UP, at_s)

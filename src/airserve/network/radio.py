@@ -32,7 +32,7 @@ class Trace:
     """The radio of UEs over time. The MAC loops it forth and back, so that no jump is made at its end.
 
     SNR is per layer, effective over the band, and without EVM (`link.with_evm_db` adds it). Uplink SNR is that of
-    23 dBm spread over all PRBs of the carrier; `link.uplink_snr_db` turns it into that of a smaller grant.
+    23 dBm spread over all PRBs of the carrier; `adaptation.sinr_db` makes of it that of a grant with power control.
     """
 
     scenario: str

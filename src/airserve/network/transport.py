@@ -50,18 +50,24 @@ def senders(n: int) -> Array:
 
 
 @inner
+def timeout_s(sender: Array, k: int, way: int) -> float:
+    """How long a sender waits for an acknowledgement (RFC 6298, with Linux's least)."""
+    return float(sender[k, way].rtt_s + RTO_MIN_S)
+
+
+@inner
 def wake(sender: Array, k: int, way: int, now_s: float) -> None:
     """Before sending: halve the window for every timeout that passed in silence, down to the initial one."""
     one = sender[k, way]
     if one.flying > 0:
         return
-    timeout_s = one.rtt_s + RTO_MIN_S
-    idle_s = now_s - one.sent_s - timeout_s
+    after_s = timeout_s(sender, k, way)
+    idle_s = now_s - one.sent_s - after_s
     if idle_s > 0:
         one.peak = 0
     while idle_s > 0 and one.window > INITIAL_SEGMENTS:
         one.window = max(one.window / 2, INITIAL_SEGMENTS)
-        idle_s -= timeout_s
+        idle_s -= after_s
 
 
 @inner
@@ -91,6 +97,15 @@ def acknowledged(sender: Array, k: int, way: int, segments: int, now_s: float) -
         sample_s = now_s - one.timed_s
         one.rtt_s = sample_s if one.rtt_s == 0 else 0.875 * one.rtt_s + 0.125 * sample_s
         one.timing = -1
+    one.acked += 1
+
+
+@inner
+def given_up(sender: Array, k: int, way: int, segments: int) -> None:
+    """A burst that a rule dropped timed out: its request is lost, the next one starts slowly (RFC 5681 3.1)."""
+    one = sender[k, way]
+    one.flying -= segments
+    one.window, one.peak, one.timing = INITIAL_SEGMENTS, one.flying, -1
     one.acked += 1
 
 

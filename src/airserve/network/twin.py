@@ -12,7 +12,7 @@ from airserve.contract import Readings, Span
 from airserve.model import Array
 from airserve.network import energy, equipment, transport
 from airserve.network.buffers import DOWN, UP
-from airserve.network.core import ANY, Controller, View, compiled, links, reachable
+from airserve.network.core import ANY, Controller, View, compiled, links, reachable, renew
 from airserve.network.headers import PACKET_BYTES
 from airserve.network.mac import Grant
 from airserve.network.many import WAYS
@@ -267,7 +267,7 @@ def _controlled(
         )
         since_s, used, there = warm_s + now_s, radio.prbs_used.copy(), all_prbs
         if wanted is not None:
-            rules = compiled(network, wanted, names, warm_s)
+            rules = renew(rules, compiled(network, wanted, names, warm_s), w.rule)
     radio.run(w, rules, end)
 
 
