@@ -61,6 +61,19 @@ def times(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Gener
     return drawn.at_s, drawn.device
 
 
+def content(arrival: str) -> str:
+    """The text of the file of a law `trace: FILE`; of others none. Raises `ArrivalError`."""
+    if not arrival.startswith("trace:"):
+        return ""
+    path = Path(arrival.removeprefix("trace:").strip())
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArrivalError(f"the trace {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ArrivalError(f"the trace {path} is not a text file; it is `seconds[,device]` a line.") from None
+
+
 def draw(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Generator) -> Arrivals:
     """The requests of `devices` in [0, until_s), at `rate_hz` each on average. Raises `ArrivalError`.
 
@@ -72,7 +85,7 @@ def draw(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Genera
     """
     law, given = parse(arrival)
     if law == "trace":
-        drawn = _trace(Path(arrival.removeprefix("trace:").strip()), devices)
+        drawn = _trace(arrival, devices)
         drawn = drawn[drawn.at_s < until_s]
     else:
         drawn = LAWS[law](given, devices, rate_hz, until_s, rng)
@@ -183,13 +196,8 @@ LAWS: dict[str, Callable[[dict[str, float], int, float, float, Generator], Arriv
 }
 
 
-def _trace(path: Path, devices: int) -> Arrivals:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ArrivalError(f"the trace {path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise ArrivalError(f"the trace {path} is not a text file; it is `seconds[,device]` a line.") from None
+def _trace(arrival: str, devices: int) -> Arrivals:
+    path, lines = arrival.removeprefix("trace:").strip(), content(arrival).splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     names = [name.strip() for name in numbered[0][1].split(",")] if numbered else []
     sized = "arrival_s" in names

@@ -15,7 +15,7 @@ from numpy.random import Generator, default_rng
 
 from airserve.contract import Readings, Span, from_plain, to_plain
 from airserve.model import Engine, load_samples
-from airserve.network import twin
+from airserve.network import radio, twin
 from airserve.place.bounds import air_ms, bound, dominates, loads, mean_bps, peak_bits, slots_for
 from airserve.place.candidates import PlanError, Weights, candidates, cost, refusals, too_far
 from airserve.place.counting import count_said, most_devices, step
@@ -23,7 +23,7 @@ from airserve.place.description import Factory, Service
 from airserve.place.judging import SEARCH, Judge, flows, flows_of, verdict
 from airserve.place.plan import Candidate, Plan
 from airserve.place.planners.exhaustive import choose
-from airserve.place.planning import known_plan, load, plan, save
+from airserve.place.planning import digest, known_plan, load, plan, save
 from airserve.place.profiling import Profile, profile
 from airserve.place.searching import Search
 from airserve.registry import Registry
@@ -463,6 +463,22 @@ def test_devices_alone_do_not_break(factory: Factory, every: list[Candidate]) ->
     slow = replace(one, device_seconds=np.array([0.1]))
     most, binds, _ = most_devices(Judge(factory, 0), {"look": slow}, factory.services[0])
     assert (most, binds) == (0, "compute of sensor, whatever the number")
+
+
+def test_a_plan_depends_on_the_traces_behind_it(
+    factory: Factory, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "asked.csv"
+    file.write_text("0.1\n0.2\n")
+    service = factory.services[0].model_copy(update={"arrival": f"trace: {file}"})
+    traced = factory.model_copy(update={"services": (service, *factory.services[1:])})
+    before = digest(traced, registry)
+    assert digest(traced, registry) == before != digest(factory, registry)
+    file.write_text("0.1\n0.3\n")
+    assert digest(traced, registry) != before
+    known, trace = digest(factory, registry), radio.load(factory.network.cell)
+    monkeypatch.setattr(radio, "load", lambda cell: replace(trace, made_by={**trace.made_by, "seed": -1}))
+    assert digest(factory, registry) != known
 
 
 def test_a_plan_survives_its_file(factory: Factory, registry: Registry, made: Plan, tmp_path: Path) -> None:

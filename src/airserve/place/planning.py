@@ -10,8 +10,9 @@ import json
 import time
 from pathlib import Path
 
+from airserve import arrivals
 from airserve.contract import from_plain, to_plain
-from airserve.network import twin
+from airserve.network import radio, twin
 from airserve.network.jit import digest as sources
 from airserve.place.candidates import PlanError, Weights
 from airserve.place.description import Factory
@@ -69,15 +70,19 @@ def plan(
 
 
 def digest(factory: Factory, registry: Registry) -> str:
-    """What a Plan depends on: the description, the graphs and samples of its models, the network's code and tables."""
+    """What a Plan depends on: the description and the traces it names, its models, the network's code and tables.
+
+    Raises `ArrivalError` and `TraceError` where a trace cannot be read.
+    """
     models = [
         (one.reference, one.digest, str(one.samples_path))
         for service in factory.services
         if service.model
         for one in registry.variants(resolve(service.model, registry))
     ]
-    judged_by = sources(Path(twin.__file__).parent)
-    return hashlib.sha256(repr((factory.model_dump_json(), models, judged_by)).encode()).hexdigest()
+    judged_by = sources(Path(twin.__file__).parent), [radio.load(cell).made_by for cell in factory.network.carriers]
+    asked = [arrivals.content(service.arrival) for service in factory.services]
+    return hashlib.sha256(repr((factory.model_dump_json(), models, judged_by, asked)).encode()).hexdigest()
 
 
 def save(made: Plan, name: str, registry: Registry | None = None) -> Path:
