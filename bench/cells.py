@@ -19,6 +19,7 @@ from rich.table import Table
 from airserve.contract import percentile
 from airserve.network import twin
 from airserve.network.buffers import DOWN
+from airserve.network.outcome import Outcome
 from airserve.network.topology import Network
 from airserve.network.traffic import Flow
 
@@ -36,7 +37,7 @@ RANGE_DB, WIDTH, HEIGHT, LEFT, BOTTOM = (-15, 45), 560, 300, 44, 40
 COLOURS = ("#2a9d8f", "#e9a03b", "#d1495b")
 
 
-def measured(flow: Flow, seconds: float, seed: int, drain_s: float) -> tuple[dict[str, Any], twin.Outcome]:
+def measured(flow: Flow, seconds: float, seed: int, drain_s: float) -> tuple[dict[str, Any], Outcome]:
     outcome = twin.run(CITY, [flow], until_s=seconds, seed=seed, drain_s=drain_s)
     one, slices = outcome.readings[flow.name], outcome.slices[0]
     return {
