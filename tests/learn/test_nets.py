@@ -142,8 +142,8 @@ def test_parameter_counts_of_texts_and_pairs() -> None:
     w, d, h = 100, 8, 12
     form = Form((9,), 3, ids=(w,))
     for name, gates in (("lstm", 4), ("gru", 3)):
-        net = nets[name].build(nets[name].Config(width=d, hidden=h), form)
-        assert parameters(net) == w * d + gates * h * (d + h + 2) + 3 * h + 3
+        net = nets[name].build(nets[name].Config(width=d, hidden=h, buckets=50), form)
+        assert parameters(net) == w * d + gates * h * (d + h + 2) + 3 * h + 3 + 3 * (w + 50)
     layer = 4 * (d * d + d) + (4 * d * d + 4 * d) + (4 * d * d + d) + 4 * d
     net = nets["transformer"].build(nets["transformer"].Config(width=d, heads=2, layers=3), form)
     assert parameters(net) == w * d + 3 * layer + 2 * d + 3 * d + 3

@@ -8,6 +8,20 @@ from torch import Tensor, nn
 SMALL = 0.1  # deviation of a vector's numbers at first
 
 
+FACTOR = 1_000_003  # a prime, so that pairs of common words seldom share a bucket
+
+
+def pairs(ids: Tensor, buckets: int) -> Tensor:
+    """Each word with the next as one id below `buckets`, by a hash: (n, length) -> (n, length - 1); 0 past the end.
+
+    >>> pairs(torch.tensor([[5, 6, 5, 0]]), 10).tolist()
+    [[6, 9, 0]]
+    """
+    before, after = ids[:, :-1].long(), ids[:, 1:].long()
+    hashed = (before * FACTOR + after) % (buckets - 1) + 1
+    return torch.where((before != 0) & (after != 0), hashed, torch.zeros_like(hashed))
+
+
 class Vectors(nn.Embedding):
     """Vectors that are small at first, so that an id that is seldom seen says next to nothing; torch's begin at 1.
 

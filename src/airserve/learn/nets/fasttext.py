@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from airserve.learn.embedding import Vectors
+from airserve.learn.embedding import Vectors, pairs
 from airserve.learn.nets import Form
-
-FACTOR = 1_000_003  # a prime, so that pairs of common words seldom share a bucket
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ class Bag(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(n, length) -> (n, outputs)."""
-        before, after = ids[:, :-1].long(), ids[:, 1:].long()
-        hashed = (before * FACTOR + after) % (self.many - 1) + 1
-        pairs = torch.where((before != 0) & (after != 0), hashed, torch.zeros_like(hashed))
-        seen = self.dropout(torch.cat([self.words(ids), self.pairs(pairs)], 1))  # (n, 2 length - 1, width)
-        there = (ids != 0).sum(1) + (pairs != 0).sum(1)
+        beside = pairs(ids, self.many)
+        seen = self.dropout(torch.cat([self.words(ids), self.pairs(beside)], 1))  # (n, 2 length - 1, width)
+        there = (ids != 0).sum(1) + (beside != 0).sum(1)
         return self.answer(seen.sum(1) / there.clamp(min=1)[:, None])

