@@ -55,7 +55,7 @@ ROWS = [
     Row("transformer", "tweets", 1),
     Row("fasttext,epochs=15,rate=1e-2,decay=1e-2", "spam", 1),
     Row("gru,epochs=6", "spam", 1),
-    Row("transformer,epochs=2", "spam", 1),
+    Row("lstm,epochs=6", "spam", 1),
     Row("mlp,epochs=8,rate=1e-3,decay=1", "adult", 3),
     Row("mlp-plr", "adult", 3, 0.85),
     Row("starspace", "chatterbot", 3),
