@@ -15,7 +15,7 @@ def pairs(ids: Tensor, buckets: int) -> Tensor:
     """Each word with the next as one id below `buckets`, by a hash: (n, length) -> (n, length - 1); 0 past the end.
 
     >>> pairs(torch.tensor([[5, 6, 5, 0]]), 10).tolist()
-    [[6, 9, 0]]
+    [[9, 3, 0]]
     """
     before, after = ids[:, :-1].long(), ids[:, 1:].long()
     hashed = (before * FACTOR + after) % (buckets - 1) + 1
