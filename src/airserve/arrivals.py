@@ -63,9 +63,9 @@ def times(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Gener
 
 def content(arrival: str) -> str:
     """The text of the file of a law `trace: FILE`; of others none. Raises `ArrivalError`."""
-    if not arrival.startswith("trace:"):
+    if not fixed(arrival):
         return ""
-    path = Path(arrival.removeprefix("trace:").strip())
+    path = _file(arrival)
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -196,8 +196,12 @@ LAWS: dict[str, Callable[[dict[str, float], int, float, float, Generator], Arriv
 }
 
 
+def _file(arrival: str) -> Path:
+    return Path(arrival.removeprefix("trace:").strip())
+
+
 def _trace(arrival: str, devices: int) -> Arrivals:
-    path, lines = arrival.removeprefix("trace:").strip(), content(arrival).splitlines()
+    path, lines = _file(arrival), content(arrival).splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     names = [name.strip() for name in numbered[0][1].split(",")] if numbered else []
     sized = "arrival_s" in names
