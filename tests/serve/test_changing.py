@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,68 @@ def test_workers_are_looked_after_while_the_registry_is_asked(graphs, tmp_path, 
     assert told[:2] == [(0, None), (1, None)]
     assert "no source of this service holds a model 'nothing'" in told[2][1]
     assert [offer.key for offer in supervisor._lineup.offers] == [("whole", "2")]
+    supervisor._end()
+
+
+def test_a_worker_that_has_followed_too_late_is_not_taken_to_have_followed_the_next_change(graphs):
+    supervisor = Supervisor(Configuration((str(graphs["whole"]), str(graphs["tail"])), port=0))
+    slow, told = SimpleNamespace(number=0, joined=True, generation=0, said=[]), []
+    slow.say = lambda **message: slow.said.append(message)
+    supervisor._workers[0] = slow
+    supervisor._answer = lambda asker, error: told.append((asker[1], error))
+    supervisor._asked.append((NOBODY, 1, "load", "whole"))
+    supervisor._advance(0.0)
+    supervisor._advance(supervisor._change.until_s + 1.0)
+    assert told == [(1, "a worker did not load the model in time.")]
+    supervisor._asked.append((NOBODY, 2, "load", "tail"))
+    supervisor._advance(0.0)
+    first, dropped, second = slow.said
+    assert (first["do"], dropped["do"], second["do"]) == ("prepare", "drop", "prepare")
+    supervisor._hear(slow, {"say": "done", "step": "prepare", "change": first["change"], "error": ""})
+    supervisor._advance(0.0)
+    assert supervisor._change.step == "prepare"
+    supervisor._hear(slow, {"say": "done", "step": "prepare", "change": second["change"], "error": ""})
+    supervisor._advance(0.0)
+    assert supervisor._change.step == "turn"
+    supervisor._hear(slow, {"say": "done", "step": "turn", "change": second["change"], "error": ""})
+    supervisor._advance(0.0)
+    assert told[1:] == [(2, None)]
+    supervisor._workers.clear()
+    supervisor._end()
+
+
+def test_what_no_error_names_ends_a_change_and_not_the_service(graphs, monkeypatch, caplog):
+    """As a folder that is taken away while it is read."""
+    supervisor = Supervisor(Configuration((str(graphs["whole"]),), port=0))
+    told = []
+    supervisor._answer = lambda asker, error: told.append(error)
+
+    def gone(model, source):
+        raise FileNotFoundError("/a/secret/path")
+
+    monkeypatch.setattr(supervisor._lineup, "loaded", gone)
+    supervisor._asked.append((NOBODY, 0, "load", "whole"))
+    supervisor._turn(0.01)
+    assert told == ["it could not be read (FileNotFoundError); the service's log says where."]
+    assert "/a/secret/path" in caplog.text
+    assert [offer.key for offer in supervisor._lineup.offers] == [("whole", "1")]
+    supervisor._end()
+
+
+def test_a_worker_for_whom_there_is_no_process_is_started_later(graphs, monkeypatch, capsys):
+    supervisor = Supervisor(Configuration((str(graphs["whole"]),), port=0))
+
+    def none():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fork", none)
+    supervisor._again_s[0] = 0.0
+    supervisor._turn(0.01)
+    assert capsys.readouterr().err == "worker 0 cannot be started yet (Resource temporarily unavailable).\n"
+    assert supervisor._again_s[0] > time.monotonic()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
     supervisor._end()
 
 
@@ -176,12 +239,12 @@ def test_a_worker_follows_on_after_what_no_error_names_and_closes_what_it_gives_
 
     monkeypatch.setattr(working, "Served", Served)
     offered = [offer for name in ("whole", "tail", "head") for offer in offers(str(graphs[name]))]
-    load = {"do": "prepare", "offers": to_plain(offered), "held": ["", "", ""]}
+    load = {"do": "prepare", "change": 0, "offers": to_plain(offered), "held": ["", "", ""]}
     said = []
 
     async def run():
         reader = asyncio.StreamReader()
-        for message in (load, load, {"do": "drop"}, load, {"do": "turn"}):
+        for message in (load, load, {"do": "drop"}, load, {"do": "turn", "change": 0}):
             reader.feed_data(json.dumps(message).encode() + b"\n")
         reader.feed_eof()
         service = Service(SiteProcess("s", "h", 0, 1, ()))

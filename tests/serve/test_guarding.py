@@ -155,7 +155,10 @@ def test_those_whom_only_a_token_names_have_each_their_own(made, tmp_path):
     asked[0].known.close()
 
 
-@pytest.mark.parametrize("text", ["[]", '"x"', '{"keys": [1]}', '{"keys": 3}', "{", '{"keys": []}'])
+SECRET = '{"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]}'
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', '{"keys": [1]}', '{"keys": 3}', "{", '{"keys": []}', SECRET])
 def test_a_file_of_public_keys_that_is_none_is_one_sentence(tmp_path, text):
     (tmp_path / "jwks.json").write_text(text)
     with pytest.raises(ConfigurationError, match=r"^[^\n]* holds no public keys [^\n]*$"):

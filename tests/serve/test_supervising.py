@@ -242,6 +242,30 @@ def test_a_worker_that_starts_after_its_file_was_replaced_serves_what_the_others
         np.testing.assert_allclose(tail(), 2 * old, rtol=1e-5)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_was_written_over_where_it_lay_is_read_anew_when_a_worker_has_to(graphs, tmp_path, workers):
+    """Nobody has the old one but the workers that live: the one that starts cannot serve it."""
+    path = tmp_path / "m.onnx"
+    shutil.copy(graphs["whole"], path)
+    service = Alone(path, "--workers", workers)
+    old = array(service.infer("m"))
+    graph = onnx.load(path)
+    for tensor in graph.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(graph, path)  # as `cp` does
+    new = Engine(path).run([ONES])[0]
+    gone = service.workers()[0]
+    os.kill(gone, signal.SIGKILL)
+    until_s = time.monotonic() + 30
+    while gone in service.workers() or not listening(service.port, workers):
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+    for _ in range(6):
+        np.testing.assert_array_equal(array(service.infer("m")), new)
+    assert not np.array_equal(old, new)
+    assert service.stop() == 0
+
+
 def listening(port, sockets):
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows) == sockets

@@ -6,7 +6,6 @@ What waits may be done elsewhere (`handing`): it is taken out of the queue, and 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import sys
 import threading
@@ -16,12 +15,12 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar, final
 
+from airserve.linux import wake_at_once
 from airserve.model import Array, Run
 
 T = TypeVar("T")
 NICE = 5  # of the worker threads, below the loop's
 QUEUE_LIMIT = 4096  # requests that wait; beyond it a client is told at once and not after its deadline
-PR_SET_TIMERSLACK = 29
 
 
 class Overloaded(RuntimeError):
@@ -180,8 +179,8 @@ class Workers:
             self.relieve()
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # by default a sleep may end 50 us late so that the kernel can join wake-ups
-            ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        if sys.platform == "linux":
+            wake_at_once()
             # The loop takes in and answers requests in microseconds; it is not to wait for a core behind an engine.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while self._calls.get():

@@ -300,6 +300,8 @@ class _Tokens:
         except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:  # PyJWT takes any JSON
             raise ConfigurationError(f"{configuration.jwks} holds no public keys ({str(error)[:80]}).") from None
         self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
+        if not self._keys:  # a secret that both sides have is no key for others to check by
+            raise ConfigurationError(f"{configuration.jwks} holds no public keys (only secrets).")
 
     def read(self, token: str) -> tuple[str, float]:
         """Whom a token names (`tenant`, else `azp`, else `sub`) and how long it holds. Raises `Unauthorized`."""

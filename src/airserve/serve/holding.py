@@ -45,10 +45,15 @@ class Holder:
     def held(self, offers: Sequence[Offer]) -> list[str]:
         """Where another process of this user finds each version's file, whatever its own path holds by then.
 
-        "" for one that was replaced before it could be opened.
+        "" for one that was replaced before it could be opened, or was written over where it lies.
         """
-        found = [self._open.get(_seen(offer)) for offer in offers]
-        return ["" if opened is None else f"/proc/{os.getpid()}/fd/{opened}" for opened in found]
+        return [self._found(offer) for offer in offers]
+
+    def _found(self, offer: Offer) -> str:
+        opened = self._open.get(_seen(offer))
+        if opened is None or _stamp(f"/proc/self/fd/{opened}") != offer.stamp:
+            return ""
+        return f"/proc/{os.getpid()}/fd/{opened}"
 
 
 def _stamp(path: str) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, final
 
 from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
+from airserve.linux import die_with_parent
 from airserve.model import Array, ModelError, Signature, Tensor
 from airserve.serve.batching import Parcel, Workers
 from airserve.serve.gathering import Gatherer
@@ -26,7 +26,6 @@ from airserve.timing import Timing
 
 DEADLINE_S = 30.0  # where the request names none
 DRAIN_S = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 class UnknownEndpoint(LookupError):
@@ -304,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent dies (Linux)")
     given = parser.parse_args(arguments)
     if given.die_with_parent and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent(os.getppid())
     try:
         import uvloop
 

@@ -10,26 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import os
+import itertools
+import logging
 import select
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 from airserve.contract import to_plain
 from airserve.errors import UserError
-from airserve.linux import die_with_parent
 from airserve.model import ModelError
 from airserve.serve import offering, working
 from airserve.serve.configuration import Configuration, ConfigurationError, read
 from airserve.serve.following import Follower
+from airserve.serve.forking import STOP, Worker
 from airserve.serve.guarding import Guard
 from airserve.serve.handing import Siblings
 from airserve.serve.holding import Holder
@@ -38,46 +38,23 @@ from airserve.serve.lineup import Lineup
 from airserve.serve.metering import Table
 from airserve.serve.offering import Offer
 
-STOP = (signal.SIGTERM, signal.SIGINT)
-GRACE_S = 0.5  # for a worker that has closed its line, and answers nobody any more
 DRAIN_S = 12.0  # a worker's own is shorter
 PREPARE_S = 300.0  # for all workers to load a model
 NOBODY = -1  # in place of the worker that asks for a change
+START_AGAIN_S = 1.0  # after the system could not start one
 CALM_S = 5.0  # a worker that lived so long is started again at once, another a little later each time
 
+log = logging.getLogger(__name__)
 
-@final
-class _Worker:
-    """A forked worker and the supervisor's end of the line to it."""
-
-    def __init__(self, number: int, pid: int, line: socket.socket, generation: int) -> None:
-        self.number, self.pid, self.line, self.generation = number, pid, line, generation
-        self.begun_s = time.monotonic()
-        self.joined = False  # listens, or is about to: it takes part in changes
-        self.ready = False
-        self._held = b""
-
-    def say(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # a worker that is gone is noticed when its line ends
-            self.line.sendall(json.dumps(message).encode() + b"\n")
-
-    def heard(self) -> list[dict[str, Any]] | None:
-        """The messages that came; None where the line has ended."""
-        try:
-            data = self.line.recv(1 << 20)
-        except OSError:
-            data = b""
-        if not data:
-            return None
-        *lines, self._held = (self._held + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+Asker = tuple[int, int]  # the worker that asks for a change, and its number for that
 
 
 @final
 class _Change:
     """What shall be served instead, who asked for it, and which workers have yet to follow."""
 
-    def __init__(self, offers: list[Offer], asker: tuple[int, int], waits_for: set[int]) -> None:
+    def __init__(self, number: int, offers: list[Offer], asker: Asker, waits_for: set[int]) -> None:
+        self.number = number  # a worker repeats it when it has followed, perhaps too late
         self.offers, self.asker, self.waits_for = offers, asker, waits_for
         self.step = "prepare"
         self.until_s = time.monotonic() + PREPARE_S
@@ -102,12 +79,13 @@ class Supervisor:
             self._configuration = replace(self._configuration, grpc_port=grpc_port)
         self._guard = Guard(configuration) if configuration.keys or configuration.jwks else None
         self._generation = 0
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._again_s: dict[int, float] = {}  # when a worker that died is to be started
         self._deaths: dict[int, int] = {}
         self._change: _Change | None = None
+        self._changes = itertools.count()
         self._asked: deque[tuple[int, int, str, str | Offer]] = deque()
-        self._inquiry: tuple[tuple[int, int], str, Inquiry] | None = None  # of a load: who asks, and for which model
+        self._inquiry: tuple[Asker, str, Inquiry] | None = None  # of a load: who asks, and for which model
         self._stopping = False
 
     def run(self) -> None:
@@ -132,30 +110,14 @@ class Supervisor:
             self._end()
 
     def _start(self, number: int) -> None:
-        ours, theirs = socket.socketpair()
-        parent, held = os.getpid(), self._holder.held(self._lineup.offers)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # the child is not to meet one with our handlers
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                ours.close()
-                for worker in self._workers.values():
-                    worker.line.close()
-                for handled in STOP:
-                    signal.signal(handled, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-                die_with_parent(parent)
-                shared = working.Shared(self._table, self._guard, self._siblings)
-                offers = self._lineup.offers
-                status = working.run(self._configuration, shared, number, offers, held, theirs)
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-        theirs.close()
-        self._workers[number] = _Worker(number, pid, ours, self._generation)
+        """Raises `OSError` where the system has no process for it."""
+        held = self._holder.held(self._lineup.offers)
+
+        def work(line: socket.socket) -> int:
+            shared = working.Shared(self._table, self._guard, self._siblings)
+            return working.run(self._configuration, shared, number, self._lineup.offers, held, line)
+
+        self._workers[number] = Worker(number, self._generation, work, self._workers.values())
 
     def _until_ready(self) -> None:
         while not self._stopping and not all(worker.ready for worker in self._workers.values()):
@@ -181,14 +143,17 @@ class Supervisor:
         now_s = time.monotonic()
         for number in [number for number, at_s in self._again_s.items() if at_s <= now_s]:
             del self._again_s[number]
-            self._start(number)
+            try:
+                self._start(number)
+            except OSError as error:  # no memory or no process to be had, just now
+                print(f"worker {number} cannot be started yet ({error.strerror}).", file=sys.stderr, flush=True)
+                self._again_s[number] = now_s + START_AGAIN_S
         for offer in self._follower.look(now_s, self._lineup.offers):
             self._asked.append((NOBODY, 0, "follow", offer))
         self._advance(now_s)
 
-    def _bury(self, worker: _Worker, beginning: bool) -> None:
-        worker.line.close()
-        status = _ended(worker.pid, GRACE_S)
+    def _bury(self, worker: Worker, beginning: bool) -> None:
+        how = worker.ended()
         del self._workers[worker.number]
         self._siblings.gone(worker.number)
         if self._guard is not None:
@@ -196,16 +161,29 @@ class Supervisor:
         if self._stopping:
             return
         if beginning:
-            raise ConfigurationError(f"worker {worker.number} ended as it started ({_how(status)}); see what it said.")
+            raise ConfigurationError(f"worker {worker.number} ended as it started ({how}); see what it said.")
         now_s = time.monotonic()
         calm = now_s - worker.begun_s > CALM_S
         deaths = self._deaths[worker.number] = 0 if calm else self._deaths.get(worker.number, 0) + 1
-        print(f"worker {worker.number} ended ({_how(status)}); starting it again.", file=sys.stderr, flush=True)
+        print(f"worker {worker.number} ended ({how}); starting it again.", file=sys.stderr, flush=True)
         self._again_s[worker.number] = now_s + min(0.1 * deaths, 1.0)
         if self._change is not None:
             self._change.waits_for.discard(worker.number)
+        if not worker.joined:
+            self._reread()
 
-    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+    def _reread(self) -> None:
+        """Load anew what was written over where it lay, so that nobody has it any more as it was: else no worker that
+        starts could serve it."""
+        offers = self._lineup.offers
+        for offer, held in zip(offers, self._holder.held(offers), strict=True):
+            lost = (NOBODY, 0, "load", offer.endpoint.name)
+            if not held and not offering.registered(offer.source) and lost not in self._asked:
+                name = offer.endpoint.name
+                print(f"{name} was written over where it lay; reading it anew.", file=sys.stderr, flush=True)
+                self._asked.append(lost)
+
+    def _hear(self, worker: Worker, message: dict[str, Any]) -> None:
         match message["say"]:
             case "loaded" if worker.generation != self._generation:  # something was changed while it started
                 worker.generation = self._generation
@@ -215,14 +193,15 @@ class Supervisor:
                 worker.say(do="listen")
                 if self._change is not None and self._change.step == "prepare":
                     self._change.waits_for.add(worker.number)
-                    self._tell(worker, "prepare", self._change.offers)
+                    self._tell(worker, "prepare", self._change.offers, change=self._change.number)
             case "ready":
                 worker.ready = True
             case "ask":
                 self._asked.append((worker.number, message["id"], message["what"], message["model"]))
             case "done":
-                if self._change is not None and message["step"] == self._change.step:
-                    self._change.waits_for.discard(worker.number)
+                change = self._change
+                if change is not None and (message["change"], message["step"]) == (change.number, change.step):
+                    change.waits_for.discard(worker.number)
                     if message["error"]:
                         self._abandon(message["error"])
             case "failed":
@@ -241,7 +220,7 @@ class Supervisor:
                 for worker in self._workers.values():
                     if worker.joined:
                         worker.generation = self._generation
-                        worker.say(do="turn")
+                        worker.say(do="turn", change=change.number)
                         change.waits_for.add(worker.number)
             elif not change.waits_for:
                 self._answer(change.asker, None)
@@ -251,7 +230,7 @@ class Supervisor:
         while self._change is None and self._inquiry is None and self._asked:
             number, identity, what, model = self._asked.popleft()
             asker = number, identity
-            try:
+            with self._answering(asker):
                 if isinstance(model, Offer):
                     self._begin(asker, self._lineup.followed(model))
                 elif what == "unload":
@@ -260,29 +239,36 @@ class Supervisor:
                     self._inquiry = asker, model, Inquiry(source)
                 else:
                     self._begin(asker, self._lineup.loaded(model, source))
-            except UserError as error:
-                self._answer(asker, str(error))
 
     def _inquired(self) -> None:
         """Goes on with a load once the registry has answered."""
         if self._inquiry is None or not self._inquiry[2].done():
             return
         (asker, model, inquiry), self._inquiry = self._inquiry, None
-        try:
+        with self._answering(asker):
             self._begin(asker, self._lineup.loaded(model, inquiry.reference, inquiry))
+
+    @contextlib.contextmanager
+    def _answering(self, asker: Asker) -> Iterator[None]:
+        """What cannot be read is told to who asked; what is served goes on."""
+        try:
+            yield
         except UserError as error:
             self._answer(asker, str(error))
+        except Exception as error:
+            log.error("a change failed in a way that no error names", exc_info=error)
+            self._answer(asker, f"it could not be read ({type(error).__name__}); the service's log says where.")
 
-    def _begin(self, asker: tuple[int, int], offers: list[Offer]) -> None:
+    def _begin(self, asker: Asker, offers: list[Offer]) -> None:
         """Have all workers make ready what shall be served instead."""
         self._holder.hold(offers)
         joined = [worker for worker in self._workers.values() if worker.joined]
-        self._change = _Change(offers, asker, {worker.number for worker in joined})
+        change = self._change = _Change(next(self._changes), offers, asker, {worker.number for worker in joined})
         for worker in joined:
-            self._tell(worker, "prepare", offers)
+            self._tell(worker, "prepare", offers, change=change.number)
 
-    def _tell(self, worker: _Worker, what: str, offers: list[Offer]) -> None:
-        worker.say(do=what, offers=to_plain(offers), held=self._holder.held(offers))
+    def _tell(self, worker: Worker, what: str, offers: list[Offer], **more: Any) -> None:
+        worker.say(do=what, offers=to_plain(offers), held=self._holder.held(offers), **more)
 
     def _abandon(self, error: str) -> None:
         change = self._change
@@ -293,10 +279,10 @@ class Supervisor:
             self._change = None
             self._holder.keep(self._lineup.offers)
 
-    def _answer(self, asker: tuple[int, int], error: str | None) -> None:
+    def _answer(self, asker: Asker, error: str | None) -> None:
         number, identity = asker
         if number == NOBODY and error:
-            print(f"what the registry has now is not served: {error}", file=sys.stderr, flush=True)
+            print(f"what is there now is not served: {error}", file=sys.stderr, flush=True)
         if number in self._workers:
             self._workers[number].say(do="answer", id=identity, error=error)
 
@@ -306,12 +292,10 @@ class Supervisor:
         if self._inquiry is not None:
             self._inquiry[2].close()
         for worker in self._workers.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGTERM)
+            worker.stop()
         until_s = time.monotonic() + DRAIN_S
         for worker in self._workers.values():
-            _ended(worker.pid, until_s - time.monotonic())
-            worker.line.close()
+            worker.ended(until_s - time.monotonic())
         self._held.close()
         if self._held_grpc is not None:
             self._held_grpc.close()
@@ -334,25 +318,6 @@ def reserve(host: str, port: int) -> tuple[socket.socket, int]:
         reason = (error.strerror or str(error)).lower()
         raise ConfigurationError(f"{host}:{port} cannot be had ({reason}); free it or choose another.") from None
     return held, int(held.getsockname()[1])
-
-
-def _ended(pid: int, within_s: float) -> int:
-    """The status of a child that is about to end; killed where it does not."""
-    until_s = time.monotonic() + within_s
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status
-        if time.monotonic() > until_s:
-            os.kill(pid, signal.SIGKILL)
-            return os.waitpid(pid, 0)[1]
-        time.sleep(0.005)
-
-
-def _how(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return f"status {os.WEXITSTATUS(status)}"
 
 
 def supervise(configuration: Configuration) -> int:

@@ -295,7 +295,7 @@ class Models:
                         log.error("models could not be loaded, in a way that no error names", exc_info=failed)
                         error = f"a worker failed to load it ({type(failed).__name__}); its log says where."
                     if message["do"] == "prepare":
-                        self.say(say="done", step="prepare", error=error)
+                        self.say(say="done", change=message["change"], step="prepare", error=error)
                     elif error:
                         raise ModelError(error)
                     else:
@@ -303,7 +303,7 @@ class Models:
                         self.say(say="loaded")
                 case "turn":
                     self.turn()
-                    self.say(say="done", step="turn", error="")
+                    self.say(say="done", change=message["change"], step="turn", error="")
                 case "drop":
                     self.drop()
                 case "answer":
