@@ -1,4 +1,4 @@
-"""A version that was replaced is let go, with the memory of its engine, as soon as nobody asks it any more."""
+"""What is not needed is let go at once: a version that was replaced, a connection that ended, a request answered."""
 
 import asyncio
 import gc
@@ -6,6 +6,7 @@ import time
 import weakref
 
 import numpy as np
+import pytest
 import uvloop
 
 from airserve import catalog, wire
@@ -44,3 +45,38 @@ def test_replaced_versions_are_let_go_though_connections_stay(graphs):
         service.close()
 
     uvloop.run(run())
+
+
+@pytest.mark.parametrize("times", [1, 4], ids=["parsed", "repeated"])
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_connection_that_ended_is_let_go_with_what_it_held_and_needs_no_collection(graphs, times, rows):
+    """Python collects what refers to itself once in ten thousands of objects: each held the last large request."""
+    whole = Endpoint("whole", (Function("whole", "model", str(graphs["whole"])),))
+    x = np.ones((rows, 4), "float32")
+    request = wire.infer_request("whole", [(Tensor("x", "float32", x.shape), x)], host="h")
+
+    async def run():
+        service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, ()), Table(1))
+        service.offer([await asyncio.to_thread(Served, whole, service.table, 0, 0)])
+        listener = await catalog.protocols["oip"].listen(service, "127.0.0.1", 0)
+        client = Upstream(Route("127.0.0.1", listener.port, "whole"))
+        try:
+            for _ in range(times):
+                assert (await client.exchange(request, time.monotonic() + 10))[0].status == 200
+            (connection,) = map(weakref.ref, listener._connections)
+            body = connection()._body
+            client.close()
+            until_s = time.monotonic() + 10
+            while connection() is not None and time.monotonic() < until_s:
+                await asyncio.sleep(0.005)
+            assert (connection(), body) == (None, [])
+        finally:
+            await listener.drain(1.0)
+            service.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        uvloop.run(run())
+    finally:
+        gc.enable()
