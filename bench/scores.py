@@ -21,7 +21,7 @@ import numpy as np
 
 from airserve.catalog import tasks
 from airserve.errors import UserError
-from airserve.learn.metrics import Metric, recalls
+from airserve.learn.metrics import Metric
 from airserve.learn.preparing import load_task
 from airserve.learn.recipe import digest, read_net
 from airserve.learn.training import train
@@ -84,8 +84,9 @@ def main() -> int:
     pretrained: dict[str, float] = {}  # weights that several rows may have taken
     extra: list[str] = []
     rows = [row for row in ROWS if given.only in f"{row.net} {row.task}"]
+    found: list[str] = []  # of questions that are answered without training
     if not given.known and given.processes > 1 and len(rows) > 1:
-        train_apart(rows, given.processes)
+        found = train_apart(rows, given.processes, answering_too=given.only in "answering")
     for row in rows:
         try:
             models = [trained(row, seed, registry, given.known) for seed in range(row.seeds)]
@@ -95,23 +96,29 @@ def main() -> int:
             lines.append(line(row, models))
             kept = kept and reached(row, models) is not False
             cpu_s += sum(model.lineage["cpu_s"] for model in models)
-            found = [model.lineage["pretrained"] for model in models if "pretrained" in model.lineage]
-            pretrained |= {each["weights"]: each["cpu_s"] for each in found}
+            taken = [model.lineage["pretrained"] for model in models if "pretrained" in model.lineage]
+            pretrained |= {each["weights"]: each["cpu_s"] for each in taken}
             extra += further(row, models[0], registry, given.page)
         print(lines[-1], flush=True)
     if given.only in "answering":
-        extra += answers(registry)
+        extra += found or answers()
     if not given.only:
         given.page.write_text("\n".join([*head(cpu_s + sum(pretrained.values()), given.known), *lines, *extra, ""]))
     return 0 if kept else 1
 
 
-def train_apart(rows: list[Row], processes: int) -> None:
-    """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted."""
+def train_apart(rows: list[Row], processes: int, answering_too: bool) -> list[str]:
+    """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted.
+
+    Returns what is found without training, by a process as well.
+    """
     alone = get_context("spawn")
     with ProcessPoolExecutor(processes, alone, initializer=die_with_parent, initargs=(os.getpid(),)) as executor:
-        for done in as_completed([executor.submit(train_row, row) for row in reversed(rows)]):  # the long ones first
+        trained = [executor.submit(train_row, row) for row in reversed(rows)]  # the long ones first
+        found = executor.submit(answers) if answering_too else None
+        for done in as_completed(trained):
             print(done.result(), flush=True)
+        return found.result() if found else []
 
 
 def train_row(row: Row) -> str:
@@ -190,19 +197,19 @@ def further(row: Row, model: Model, registry: Registry, page: Path) -> list[str]
         pairs = np.stack(np.meshgrid(np.arange(films), np.arange(users)), axis=-1)[..., ::-1].astype(np.int32)
         scores = np.concatenate([engine.run([np.ascontiguousarray(each)])[0].T for each in pairs])
         return ["", f"{row.net} on {row.task}: recall among the ten best {module.recall_at_ten(data, scores):.4f}."]
-    inputs, labels = data.test.inputs, data.test.labels
-    found = np.concatenate([engine.run([inputs[k : k + 500]])[0].argmax(1) for k in range(0, len(inputs), 500)])
     if hasattr(module, "groups"):
+        inputs, labels = data.test.inputs, data.test.labels
+        found = np.concatenate([engine.run([inputs[k : k + 500]])[0].argmax(1) for k in range(0, len(inputs), 500)])
         known = module.reference(data)
         said = f"For reference, {known.name} on the same split of {row.task}: {known.score:.4f}."
         return [*fairness(row, found, labels, module.groups(data)), "", said]
-    each = zip(data.classes, recalls(found, labels, len(data.classes)), strict=True)
-    return ["", f"{row.net} on {row.task}, recall: " + ", ".join(f"{name} {share:.3f}" for name, share in each) + "."]
+    each = ", ".join(f"{name} {share:.3f}" for name, share in model.lineage["recall"].items())
+    return ["", f"{row.net} on {row.task}, recall: {each}."]
 
 
-def answers(registry: Registry) -> list[str]:
+def answers() -> list[str]:
     """What is found without training: questions and their answers."""
-    lines, _ = answering.table(registry)
+    lines, _ = answering.table(Registry())
     print(*lines, sep="\n")
     said = "Question answering as retrieval, with published weights and no training (`python bench/answering.py`):"
     return ["", said, "", *answering.HEAD, *lines]
