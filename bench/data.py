@@ -18,6 +18,7 @@ DEBIAN = {  # what a task looks for: its packages, and where their files are in 
     "fashion-mnist": (("dataset-fashion-mnist",), "usr/share/datasets/fashion-mnist"),
     "debian-faq": (("debian-faq",), "usr/share/doc/debian/FAQ"),
     "libreoffice": (("libreoffice-l10n-fr",), "usr/lib/libreoffice/program/resource/fr/LC_MESSAGES"),
+    "bible": (("sword-text-web", "sword-text-sparv"), "usr/share/sword"),
     "movielens": (("r-cran-dslabs",), "usr/lib/R/site-library/dslabs/data"),
     "asterisk": (
         ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en"),

@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -69,6 +70,7 @@ ROWS = [
     Row("quartznet", "asterisk", 1),
     Row("seq2seq,optimizer=muon", "libreoffice", 1),
     Row("seq2seq-transformer,optimizer=muon", "libreoffice", 1),
+    Row("seq2seq,optimizer=muon,epochs=2,batch=32", "bible", 1),
     Row("detector", "digit-scenes", 1, 0.8),
 ]
 
@@ -80,6 +82,7 @@ def main() -> int:
     asked.add_argument("--known", action="store_true", help="train nothing: a row that was not trained yet says so")
     asked.add_argument("--processes", type=int, default=os.cpu_count(), help="that train rows side by side")
     given = asked.parse_args()
+    read_once()
     registry, lines, kept, cpu_s = Registry(), [], True, 0.0
     pretrained: dict[str, float] = {}  # weights that several rows may have taken
     extra: list[str] = []
@@ -107,13 +110,26 @@ def main() -> int:
     return 0 if kept else 1
 
 
+def read_once() -> None:
+    """A row asks for its data several times, and rows share theirs."""
+    for name in tasks:
+        if hasattr(tasks[name], "load"):
+            tasks[name].load = cache(tasks[name].load)
+
+
+def begin(parent: int) -> None:
+    """What a process that trains does first."""
+    die_with_parent(parent)
+    read_once()
+
+
 def train_apart(rows: list[Row], processes: int, answering_too: bool) -> list[str]:
     """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted.
 
     Returns what is found without training, by a process as well.
     """
     alone = get_context("spawn")
-    with ProcessPoolExecutor(processes, alone, initializer=die_with_parent, initargs=(os.getpid(),)) as executor:
+    with ProcessPoolExecutor(processes, alone, initializer=begin, initargs=(os.getpid(),)) as executor:
         trained = [executor.submit(train_row, row) for row in reversed(rows)]  # the long ones first
         found = executor.submit(answers) if answering_too else None
         for done in as_completed(trained):
