@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
             head.memo, head.admitted, head.quick = latest.memo, latest.admitted, latest.quick
         self._latest = head
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        self._body.clear()
         self._closing = not self._parser.should_keep_alive()
         if self._message == self._first and self._plain and not self._closing and method == b"POST":
             head.length = len(body)
