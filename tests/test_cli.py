@@ -127,6 +127,23 @@ def test_schema_is_json(home):
     assert "properties" in json.loads(airserve(home, "schema").stdout)
 
 
+@pytest.mark.parametrize(("where", "says"), [("kept", "log and report it"), ("/dev/null", "see above and report it")])
+def test_a_fault_of_our_own_is_said_and_kept_where_it_can_be(tmp_path, where, says):
+    code = (
+        "from airserve.cli import __main__, app, deployments, models, network, services\n"
+        "app.app = lambda: 1 / 0\n__main__.main()"
+    )
+    made = tmp_path / where  # an absolute one stays itself
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "AIRSERVE_HOME": str(made)}, capture_output=True, text=True
+    )
+    assert done.returncode == 70
+    assert "a fault of airserve itself (ZeroDivisionError)" in done.stderr
+    assert says in " ".join(done.stderr.split())
+    told = (made / "crash.log").read_text() if where == "kept" else done.stderr
+    assert "ZeroDivisionError: division by zero" in told
+
+
 def test_a_closed_pipe_is_quiet(home):
     run = subprocess.run(
         f"{sys.executable} -m airserve.cli schema | head -1",

@@ -1,7 +1,9 @@
 """The registry: versions, aliases, atomicity, and several processes at once."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,37 @@ def test_a_failed_registration_leaves_nothing(registry: Registry, monkeypatch: p
         registry.register("double", linear(4.0), samples=SAMPLES, alias="live")
     assert files(registry.home) == before
     assert [model.reference for model in registry.models()] == ["double@1/fp32"]
+
+
+def test_what_a_failed_registration_wrote_goes_while_nobody_else_can_write(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another process could find the file there, count on it, and lose it."""
+    unlink, locked = Path.unlink, []
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        with closing(sqlite3.connect(registry.home / "registry.db", timeout=0)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                locked.append(str(error))
+        unlink(path, missing_ok)
+
+    def fails(*given: object) -> None:
+        raise ValueError("stop")
+
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    monkeypatch.setattr("airserve.registry._point", fails)
+    with pytest.raises(ValueError, match="stop"):
+        registry.register("linear", linear(), samples=SAMPLES, alias="live")
+    assert locked == ["database is locked"] * 2
+    assert not list((registry.home / "models").iterdir())
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"something else " * 500)
+    with pytest.raises(ModelError, match=r"^the registry in \S+ cannot be written: file is not a database; nothing"):
+        Registry(tmp_path)
 
 
 def test_a_file_that_is_not_onnx_is_named(registry: Registry, tmp_path: Path) -> None:

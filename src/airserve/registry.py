@@ -5,7 +5,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -84,8 +85,18 @@ class Registry:
         self._writer = self._database.execution_options(writes=True)
         event.listen(self._database, "connect", _connected)
         event.listen(self._database, "begin", _begin)
-        with self._writer.begin() as connection:
+        with self._writing() as connection:
             tables.create_all(connection)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sql.Connection]:
+        """A transaction that holds the write lock. Raises `ModelError` where the file cannot be written or is none."""
+        try:
+            with self._writer.connect() as connection:
+                yield connection
+                connection.commit()
+        except (OSError, sql.exc.DatabaseError) as error:
+            raise _unwritable(self.home, error) from None
 
     def register(
         self,
@@ -124,21 +135,19 @@ class Registry:
             "lineage": plain,
         }
         made: list[Path] = []
-        try:
-            # Files are written while the write lock is held, so that taking them back cannot harm another process.
-            with self._writer.begin() as connection:
+        with self._writing() as connection:
+            try:
                 row["version"] = self._place(connection, row, version)
                 _write(self.home / "models" / f"{row['digest']}.onnx", graph, made)
                 if held is not None:
                     _write(self.home / "samples" / f"{row['samples']}.npz", held, made)
                 if alias is not None:
                     _point(connection, name, alias, row["version"])
-        except BaseException as error:
-            for path in made:
-                path.unlink(missing_ok=True)
-            if isinstance(error, OSError | sql.exc.OperationalError):
-                raise _unwritable(self.home, error) from None
-            raise
+                connection.commit()
+            except BaseException:
+                for path in made:  # while the lock is held: nobody else can count on them yet
+                    path.unlink(missing_ok=True)
+                raise
         return self.get(f"{name}@{row['version']}/{variant}")
 
     def _place(self, connection: sql.Connection, row: dict[str, Any], version: int | None) -> int:
@@ -230,7 +239,7 @@ class Registry:
         if not NAME.fullmatch(alias):
             raise ModelError(f"{alias!r} is not a usable alias; use letters, digits, dots, hyphens and underscores.")
         _check_alias(alias)
-        with self._writer.begin() as connection:
+        with self._writing() as connection:
             _point(connection, model.name, alias, model.version)
 
     def aliases(self, model: Model) -> list[str]:
@@ -243,12 +252,9 @@ class Registry:
     def keep(self, key: str, value: Any) -> None:
         """Keep a measured fact, plain data, under a key that names its content, engine and machine."""
         plain = to_plain(value)
-        try:
-            with self._writer.begin() as connection:
-                connection.execute(FACTS.delete().where(FACTS.c.key == key))
-                connection.execute(FACTS.insert().values(key=key, value=plain))
-        except sql.exc.OperationalError as error:
-            raise _unwritable(self.home, error) from None
+        with self._writing() as connection:
+            connection.execute(FACTS.delete().where(FACTS.c.key == key))
+            connection.execute(FACTS.insert().values(key=key, value=plain))
 
     def kept(self, key: str) -> Any | None:
         """The fact kept under a key, or None."""
@@ -320,8 +326,8 @@ def _samples_bytes(samples: Samples | Path | None) -> bytes | None:
         return path.read_bytes()
 
 
-def _unwritable(home: Path, error: OSError | sql.exc.OperationalError) -> ModelError:
-    """The error for a disk that is full, or a folder that may not be written."""
+def _unwritable(home: Path, error: OSError | sql.exc.DatabaseError) -> ModelError:
+    """The error for a disk that is full, a folder that may not be written, or a file that is no database."""
     reason = error.strerror if isinstance(error, OSError) else str(error.orig)
     return ModelError(f"the registry in {home} cannot be written: {reason}; nothing was kept.")
 

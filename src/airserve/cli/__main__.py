@@ -41,10 +41,15 @@ def main() -> None:
         from airserve.registry import home
 
         crash = home() / "crash.log"
-        crash.parent.mkdir(parents=True, exist_ok=True)
-        crash.write_text(traceback.format_exc())
+        try:
+            crash.parent.mkdir(parents=True, exist_ok=True)
+            crash.write_text(traceback.format_exc())
+            where = f"see {crash}"
+        except OSError:
+            traceback.print_exc()
+            where = "see above"
         note.print(
-            f"airserve: a fault of airserve itself ({type(error).__name__}); see {crash} and report it.",
+            f"airserve: a fault of airserve itself ({type(error).__name__}); {where} and report it.",
             highlight=False,
             soft_wrap=True,
         )

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 
+from airserve.linux import born
 from airserve.model import ModelError
 
 PART = ".part"  # how the name of a file ends that is being written
@@ -24,7 +25,7 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(
-                dir=self.path.parent, prefix=f"{self.path.stem}-", suffix=PART, delete=False
+                dir=self.path.parent, prefix=f"{self.path.stem}-{os.getpid()}-", suffix=PART, delete=False
             ) as file:
                 try:
                     torch.save({"recipe": self.recipe, **state}, file)
@@ -53,6 +54,9 @@ class Checkpoint:
         return found
 
     def remove(self) -> None:
-        """The file, and what processes that were killed while they wrote one have left."""
-        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}-*{PART}")):
-            path.unlink(missing_ok=True)
+        """The file, and what processes left that were killed while they wrote one; one that lives may write yet."""
+        self.path.unlink(missing_ok=True)
+        for path in self.path.parent.glob(f"{self.path.stem}-*{PART}"):
+            writer = path.name.removeprefix(f"{self.path.stem}-").partition("-")[0]
+            if not writer.isdecimal() or born(int(writer)) is None:
+                path.unlink(missing_ok=True)
