@@ -60,7 +60,7 @@ def main() -> int:
     inspect = measure(train("resnet8", "fashion-mnist", registry=registry, progress=progress), registry, progress)
     others = [
         measure(train("mlp", "fashion-mnist", registry=registry, progress=progress), registry, progress),
-        measure(import_model("efficientnet-lite0", registry=registry, progress=progress), registry, progress),
+        measure(import_model("efficientnet-lite0", registry=registry), registry, progress),
     ]
     kept = float(inspect["faster"]) >= FASTER and float(inspect["drop"]) <= WORSE
     if not progress:

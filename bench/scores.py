@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ from airserve.errors import UserError
 from airserve.learn.metrics import Metric
 from airserve.learn.preparing import load_task
 from airserve.learn.recipe import digest, read_net
+from airserve.learn.tasks import TaskError
 from airserve.learn.training import train
 from airserve.linux import die_with_parent
 from airserve.model import Array, Engine, Model
@@ -94,7 +96,8 @@ def main() -> int:
         try:
             models = [trained(row, seed, registry, given.known) for seed in range(row.seeds)]
         except UserError as error:
-            lines.append(f"| {row.net} | {row.task} | not run: {error} | | | | | |")
+            lines.append(f"| {row.net} | {row.task} | not run: {error} | | | | |")
+            kept = kept and (row.reach is None or isinstance(error, TaskError))  # without its data none is asked for
         else:
             lines.append(line(row, models))
             kept = kept and reached(row, models) is not False
@@ -133,7 +136,11 @@ def train_apart(rows: list[Row], processes: int, answering_too: bool) -> list[st
         trained = [executor.submit(train_row, row) for row in reversed(rows)]  # the long ones first
         found = executor.submit(answers) if answering_too else None
         for done in as_completed(trained):
-            print(done.result(), flush=True)
+            try:
+                print(done.result(), flush=True)
+            except BrokenProcessPool:  # killed, as where memory is short
+                print("a process that trained was killed; what is missing is trained here, row by row", flush=True)
+                return []
         return found.result() if found else []
 
 
