@@ -1,5 +1,6 @@
 """Fitting: resuming after a kill, divergence, the options, what is normalised, and the curves."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -79,11 +80,12 @@ def test_a_divergence_says_where_and_keeps_the_last_good_epoch(tmp_path: Path, m
     torch.save({"recipe": recipe, "weights": {}}, kept)
     with pytest.raises(ModelError, match="does not fit this net; delete it"):
         train(NET, "digits", registry=Registry(tmp_path), progress=False)
-    left = kept.with_name(f"{recipe}-killed.part")  # by a process that was killed while it wrote
+    left = kept.with_name(f"{recipe}-{2**22 + 1}-x.part")  # by a process that was killed while it wrote
+    theirs = kept.with_name(f"{recipe}-{os.getppid()}-x.part")  # who trains the same at this moment
     left.touch()
+    theirs.touch()
     Checkpoint(kept, recipe).remove()
-    assert not kept.exists()
-    assert not left.exists()
+    assert [path.exists() for path in (kept, left, theirs)] == [False, False, True]
     kept.write_bytes(b"a file")
     with pytest.raises(ModelError, match="cannot be written"):
         Checkpoint(kept / "below" / "x.pt", recipe).save({})
@@ -108,6 +110,9 @@ def gradient(options: Options) -> np.ndarray:
 def test_options_change_the_gradient_as_they_say() -> None:
     plain = gradient(Options())
     np.testing.assert_allclose(gradient(Options(accumulate=4)), plain, rtol=1e-5, atol=1e-7)
+    for balance in (0.5, 1.0):  # parts add up to the batch, whichever classes are in them
+        whole = gradient(Options(balance=balance))
+        np.testing.assert_allclose(gradient(Options(balance=balance, accumulate=4)), whole, rtol=1e-4, atol=1e-7)
     length = float(np.linalg.norm(plain))
     np.testing.assert_allclose(gradient(Options(clip=length / 2)), plain / 2, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(gradient(Options(clip=length * 2)), plain, rtol=1e-5)

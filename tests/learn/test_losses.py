@@ -77,7 +77,7 @@ def test_cross_entropy_by_hand() -> None:
     classes = torch.tensor([0, 1])
     assert losses.cross_entropy(logits, classes).item() == pytest.approx(sum(each) / 2)
     weighted = losses.cross_entropy(logits, classes, torch.tensor([1.0, 3.0, 1.0])).item()
-    assert weighted == pytest.approx((each[0] + 3 * each[1]) / 4)
+    assert weighted == pytest.approx((each[0] + 3 * each[1]) / 2)
     everywhere = (math.log(2) + 2 * math.log(4)) / 3
     smoothed = losses.cross_entropy(logits, classes, smoothing=0.3).item()
     assert smoothed == pytest.approx(0.7 * sum(each) / 2 + 0.3 * everywhere)

@@ -33,6 +33,10 @@ def test_a_tweet_counts_once_and_contradictions_not_at_all(data: Path) -> None:
     write_tweets(data, [("negative", "so bad"), ("negative", "so  bad"), ("neutral", "hm"), ("positive", "hm")])
     texts, labels = tweets.read(tweets.path())
     assert (texts, labels.tolist()) == (["so bad"], [0])
+    alike = [("negative", "@ann so bad"), ("negative", "@bob SO bad"), ("neutral", "hm 1"), ("positive", "hm 2")]
+    write_tweets(data, alike)
+    texts, labels = tweets.read(tweets.path())
+    assert (texts, labels.tolist()) == (["@ann so bad"], [0])  # a net reads both as one, in whichever split they are
     write_tweets(data, [("angry", "so bad")])
     with pytest.raises(TaskError, match="has a label 'angry' that is none of negative, neutral, positive"):
         tweets.read(tweets.path())

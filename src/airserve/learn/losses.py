@@ -20,11 +20,15 @@ def cross_entropy(
 ) -> Tensor:
     """The mean of -log p(class), p the softmax of logits (..., classes).
 
-    `weights`, one per class, makes it a weighted mean, so that a rare class counts. `smoothing` gives that part of a
-    label's weight to all classes alike (Szegedy et al. 2016, arXiv:1512.00567). A class of `ignored` does not count.
+    `weights`, one per class, are factors of it, so that a rare class counts; the mean is over rows and not over their
+    weights, so that parts of a batch add up to it. `smoothing` gives that part of a label's weight to all classes alike
+    (Szegedy et al. 2016, arXiv:1512.00567). A class of `ignored` does not count.
     """
     logits = logits if logits.ndim == 2 else logits.movedim(-1, 1)
-    return F.cross_entropy(logits, classes, weights, ignore_index=ignored, label_smoothing=smoothing)
+    if weights is None:
+        return F.cross_entropy(logits, classes, ignore_index=ignored, label_smoothing=smoothing)
+    each = F.cross_entropy(logits, classes, weights, ignore_index=ignored, reduction="none", label_smoothing=smoothing)
+    return each.sum() / (classes != ignored).sum()
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
@@ -135,13 +139,14 @@ def distillation(
 
 
 def class_weights(classes: Tensor, many: int, balance: float) -> Tensor:
-    """One weight per class, (rows / (classes x rows of the class)) ** balance: 0 for none, 1 so that all count alike.
+    """One weight per class, (1 / its rows) ** balance, scaled to a mean of 1 over rows; 1: all classes count alike.
 
     >>> class_weights(torch.tensor([0, 0, 0, 1]), 2, 1.0).tolist()
     [0.6666666865348816, 2.0]
     """
-    rows = torch.bincount(classes.flatten(), minlength=many).clamp(min=1)
-    return (len(classes.flatten()) / (many * rows)) ** balance
+    rows = torch.bincount(classes.flatten(), minlength=many)
+    weights = (1 / rows.clamp(min=1)) ** balance
+    return weights * rows.sum() / (weights * rows).sum()
 
 
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "squared-error": squared_error}  # what tasks ask for

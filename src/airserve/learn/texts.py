@@ -1,12 +1,30 @@
 """Texts with classes as data, and what a net must beat on them: TF-IDF with logistic regression."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from airserve.learn.tasks import Baseline, Data, Split
-from airserve.learn.words import encode, vocabulary
+from airserve.learn.words import encode, tokens, vocabulary
 from airserve.model import Array
+
+
+def once(found: Iterable[tuple[str, int]], length: int) -> tuple[list[str], Array]:
+    """Texts and their labels, int64 (n,): of those that are alike to who sees their first `length` words, the first.
+
+    One that comes with two labels is left out: nobody can learn it. So no split has a text of another's.
+
+    >>> once([("Hi @ann", 0), ("hi  @bob", 0), ("42 times", 0), ("7 times", 1), ("", 0)], 3)
+    (['Hi @ann'], array([0]))
+    """
+    texts: dict[tuple[str, ...], str] = {}
+    labels: dict[tuple[str, ...], set[int]] = {}
+    for text, label in found:
+        seen = tuple(tokens(text)[:length])
+        texts.setdefault(seen, text)
+        labels.setdefault(seen, set()).add(label)
+    kept = [seen for seen in texts if seen and len(labels[seen]) == 1]
+    return [texts[seen] for seen in kept], np.array([label for seen in kept for label in labels[seen]], np.int64)
 
 
 def parts(rows: int, validation: int, test: int) -> list[Array]:

@@ -59,6 +59,7 @@ def train(
     if not fresh and (known := registry.trained(recipe)):
         return known
 
+    beaten = baseline(task, data, registry)  # before the work, so that what it lacks is said then
     checkpoint = Checkpoint(registry.home / "checkpoints" / f"{recipe}.pt", recipe)
     if fresh:
         checkpoint.remove()
@@ -121,7 +122,7 @@ def train(
         "picture": f"{picture.parent.name}/{picture.name}",
         **({"sheet": f"{sheet.parent.name}/{sheet.name}"} if sheet else {}),
         **recall(name, config, options, task, data, seed, graphs, registry),
-        "baseline": asdict(baseline(task, data, registry)),
+        "baseline": asdict(beaten),
         **({"words": f"{words.parent.name}/{words.name}"} if words else {}),
     }
     model = register(f"{name}-{data.short}", graphs, data.samples, scores, lineage, registry)

