@@ -170,7 +170,7 @@ def test_server_timing_names_queue_and_compute(mast):
         (b"GET /v2 HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 700_000, 431),
         (b"GET /" + b"a" * 700_000, 431),
         (b"nonsense\r\n\r\n", 400),
-        (b"GET /v2 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 400),
+        (b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
     ],
 )
 def test_what_cannot_be_answered_is_an_error_in_the_form_of_the_protocol(mast, graphs, request_, status):
@@ -197,6 +197,37 @@ def test_what_a_path_does_not_take_is_told_what_it_takes(mast, request_, allow):
         lines = one.recv(4096).decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 405 Method Not Allowed"
     assert f"Allow: {allow}" in lines
+
+
+UPGRADE = (  # as curl --http2 and Java's HttpClient ask whoever they do not know
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n"
+)
+
+
+@pytest.mark.parametrize("apart", [1, 1 << 16], ids=["bytes", "whole"])
+def test_a_wish_for_another_protocol_is_passed_over_and_the_request_answered(mast, graphs, apart):
+    line, _, rest = asked(2.0).partition(b"\r\n")
+    head, _, body = rest.partition(b"\r\n\r\n")
+    chunked = b"Transfer-Encoding: chunked\r\n" + b"".join(
+        one + b"\r\n" for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")
+    )
+    requests = b"".join(
+        (
+            b"GET /v2 HTTP/1.1\r\nHost: h\r\n" + UPGRADE + b"\r\n",
+            line + b"\r\n" + UPGRADE + rest,
+            line + b"\r\n" + UPGRADE + chunked + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+            b"GET /v2 HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+    )
+    with connect(mast) as one:
+        for at in range(0, len(requests), apart):
+            one.sendall(requests[at : at + apart])
+        got = answers(one, 4)
+        assert one.recv(1) == b""
+    assert [answer.status for answer in got] == [200] * 4
+    expected = Engine(graphs["whole"]).run([np.full((1, 4), 2.0, "float32")])[0]
+    for answer in got[1:3]:
+        np.testing.assert_allclose(outputs(answer)[0][1], expected, rtol=1e-6)
 
 
 def test_a_body_too_large_is_answered_though_the_client_sends_on(mast):

@@ -155,10 +155,17 @@ class Connection(asyncio.Protocol):
         self._feeding = True
         message = self._message
         self._first = -1 if self._state else message + 1  # only of this one is the start known
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
+        rest = data
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+                rest = b""
+            except httptools.HttpParserUpgrade as upgrade:  # the parser thinks that the header was the message
+                rest = b"" if self._closing else self._without_upgrade() + rest[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError as error:
+                self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
+                rest = b""
         self._feeding = False
         if (heading := self._headings.pop() if self._headings else None) is not None:
             self._again = repeatable(heading, data)
@@ -170,6 +177,15 @@ class Connection(asyncio.Protocol):
                 refuse()
         if self._draining:
             self._flush()
+
+    def _without_upgrade(self) -> bytes:
+        """The header that was read, without what asks for another protocol: a server may ignore it (RFC 9110 7.8)."""
+        parser, headers = self._parser, self._headers
+        options = [option.strip() for option in headers[b"connection"].split(b",")]
+        connection = b", ".join(option for option in options if option.lower() != b"upgrade")
+        kept = {k: v for k, v in (headers | {b"connection": connection}).items() if k != b"upgrade"}
+        first = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
+        return first + b"".join(b"%b: %b\r\n" % line for line in kept.items()) + b"\r\n"
 
     # httptools
 
@@ -203,7 +219,8 @@ class Connection(asyncio.Protocol):
             return
         headers = self._headers
         if self._parser.should_upgrade():
-            self._refuse(400, "the connection stays HTTP/1.1; send the request without Upgrade.")
+            if self._parser.get_method() == b"CONNECT":
+                self._refuse(400, "the connection stays HTTP/1.1 and leads nowhere else; send no CONNECT.")
         elif b"host" not in headers and self._parser.get_http_version() == "1.1":
             self._refuse(400, "the request has no Host header, which HTTP/1.1 wants.")
         elif int(headers.get(b"content-length") or 0) > self._limits.body_bytes:
@@ -221,7 +238,7 @@ class Connection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._closing:
+        if self._closing or self._parser.should_upgrade():  # comes again, `_without_upgrade`
             return
         self._state = ""
         self._since_s = self._arrived_s
