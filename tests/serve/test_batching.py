@@ -170,16 +170,46 @@ def test_late_work_is_not_started_and_the_rest_is_in_order():
         )
         await asyncio.sleep(0.01)
         gone.cancel()
+        with pytest.raises(DeadlineExceeded, match="waited"):  # while the first is at work
+            await late
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert workers.load[0] == workers.held == 2, "who is late or gone holds no place"
         free.set()
         assert (await first).result == "first"
-        with pytest.raises(DeadlineExceeded, match="waited"):
-            await late
         assert (await last).result == "last"
         assert workers.idle
         workers.close()
         return done
 
     assert uvloop.run(run()) == ["first", "last"]
+
+
+def test_what_is_taken_and_comes_back_to_nobody_holds_no_place():
+    async def run():
+        workers, free, now_s = Workers(1), threading.Event(), time.monotonic()
+        parcel = Parcel(None, ())
+        first = asyncio.ensure_future(workers.run(free.wait, now_s, math.inf))
+        late, gone = (
+            asyncio.ensure_future(workers.run(free.wait, now_s, deadline_s, parcel)) for deadline_s in (now_s, math.inf)
+        )
+        await asyncio.sleep(0)
+        while len(workers._jobs) > 2:  # the thread has the first
+            time.sleep(0.001)  # before the loop looks at the clock
+        taken = [workers.take(), workers.take()]
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        assert not late.done(), "it may be answered elsewhere"
+        for job in taken:
+            workers.give_back(job)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert workers.held == 1
+        free.set()
+        await first
+        workers.close()
+
+    uvloop.run(run())
 
 
 def test_what_is_taken_out_of_the_queue_may_come_back_to_its_head():

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 import time
 
 import numpy as np
@@ -89,6 +91,33 @@ def test_a_deadline_that_passes_in_the_queue_drops_the_work(graphs, name):
     assert counted.failures["late"] == 1
     assert counted.compute_s < 0.14  # twice 50 ms: the late one was not computed
     assert took_s > 0.1
+
+
+def test_who_is_late_or_gone_keeps_no_place_in_the_queue_and_is_told_before_a_core_is_free(graphs):
+    async def talk(reader, writer):
+        writer.write(asked() * 10)
+        address = writer.get_extra_info("peername")[:2]
+        others = [await asyncio.open_connection(*address) for _ in range(3)]
+        (late, hears), (_, gone), (last, asks) = others
+        hears.write(asked(extra="X-Request-Timeout-Ms: 1\r\n"))
+        gone.write(asked())
+        (told,) = await answers(late, 1)
+        behind = len(AnswerReader().feed(bytes(reader._buffer)))
+        reset = struct.pack("ii", 1, 0)  # a mere end might be of the client's half alone
+        gone.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        gone.transport.abort()
+        await asyncio.sleep(0.01)
+        asks.write(asked() * 2)  # there is room for 12
+        got = await answers(last, 2)
+        for _, one in others:
+            one.close()
+        return told, behind, got, await answers(reader, 10)
+
+    (told, behind, got, first), counted = serving(graphs, talk, queue=11)
+    assert told.status == 504
+    assert behind < 10
+    assert [answer.status for answer in (*first, *got)] == [200] * 12
+    assert counted.answered == 12
 
 
 def test_a_full_queue_says_when_to_come_again(graphs):

@@ -122,11 +122,19 @@ class Workers:
         if self.held >= self.cores + self.limit:
             raise Overloaded(f"{self.limit} requests wait already; ask less often or add cores.")
         job = Job(work, deadline_s, self._loop.create_future(), parcel)
+        timer = None if self.idle else self._loop.call_later(max(deadline_s - time.monotonic(), 0), self._expire, job)
         self._jobs.append(job)
         self._hold(+1)
         self._calls.put(True)
         self._seek_relief()
-        await job.future
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            self._leave(job)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if job.error is not None:
             raise job.error
         if job.late:
@@ -152,10 +160,14 @@ class Workers:
         return job
 
     def give_back(self, job: Job) -> None:
-        """What was taken has not been done: it is the first to be done here."""
+        """What was taken has not been done: it is the first to be done here, where somebody still waits for it."""
+        if job.future.done():
+            return
         self._jobs.appendleft(job)
         self._hold(+1)
         self._calls.put(True)
+        if time.monotonic() > job.deadline_s:
+            self._expire(job)
 
     def settle(self, job: Job, result: Any, started_s: float, ended_s: float) -> None:
         """What was taken has been done elsewhere, with this result."""
@@ -173,6 +185,22 @@ class Workers:
     def _hold(self, more: int) -> None:
         self.held += more
         self.load[0] = self.held
+
+    def _leave(self, job: Job) -> bool:
+        """Gives up a job's place in the queue; False where it has none any more."""
+        try:
+            self._jobs.remove(job)  # at once to the threads: jobs are compared without a line of Python
+        except ValueError:
+            return False
+        self._hold(-1)
+        return True
+
+    def _expire(self, job: Job) -> None:
+        """Its deadline has come; what has begun is finished all the same."""
+        if self._leave(job):
+            job.started_s, job.late = time.monotonic(), True
+            if not job.future.done():
+                job.future.set_result(None)
 
     def _seek_relief(self) -> None:
         if self.relieve is not None and self.held > self.cores:
