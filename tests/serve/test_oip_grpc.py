@@ -411,6 +411,20 @@ def test_a_request_of_a_stream_counts_its_time_from_its_own_arrival(graphs):
     assert slow.queue_s + quick.queue_s < 0.3
 
 
+def test_the_time_that_a_request_is_on_its_way_is_not_the_queues(graphs):
+    async def talk(channel, listener, request):
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer")()  # the message comes later than the call
+        await call.wait_for_connection()
+        await asyncio.sleep(0.3)
+        await call.write(request("quick"))
+        await call.done_writing()
+        await call
+
+    _, (_, quick) = here(graphs, talk)
+    assert quick.answered == 1
+    assert quick.queue_s < 0.3
+
+
 def test_calls_are_logged_with_what_names_them(graphs, tmp_path):
     words = [str(graphs["whole"]), "--port", "0", "--grpc-port", "0", "--access-log"]
     command, parent = [sys.executable, "-m", "airserve.cli", "serve", *words], f"00-{'1' * 32}-{'2' * 16}-01"

@@ -161,7 +161,7 @@ class Call:
 
     `echo` goes back with the answer, `ended` is called with the status when it goes. `admitted` is who asks and
     `allowance` what they may. For who is told of it: the `model` asked, and the seconds in the queue and at work, where
-    there were any; in a stream those of its last message, as is `arrived_s`.
+    there were any; in a stream those of its last message. `arrived_s` is when the last message had come.
     """
 
     __slots__ = (
@@ -205,6 +205,7 @@ class Call:
             self.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{calls.most} calls are under way; ask less often.")
             return
         self._counts = 1
+        self.arrived_s = time.monotonic()  # what came before was the client's sending
         calls.under_way += 1
         try:
             assert self._answer is not None
