@@ -20,6 +20,7 @@ from airserve.cli import services
 from airserve.contract import Endpoint, Route
 from airserve.model import Engine, Function, Tensor
 from airserve.serve import relaying, routes
+from airserve.serve.balancing import Manner
 from airserve.serve.protocols import _listening
 from airserve.serve.protocols.oip import error_response
 from airserve.serve.relaying import Gateway
@@ -238,7 +239,7 @@ def test_a_site_that_is_full_or_dead_is_passed_by_and_a_late_one_is_said_to_be()
     assert "did not answer before the deadline" in json.loads(late[2])["error"]
 
 
-def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
+def test_what_is_not_relayed_is_said_in_the_protocols_form():
     async def talk(ask, sites, gateway):
         async def status(line, body=b""):
             found = await ask(f"{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -261,9 +262,9 @@ def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
         for line in (
             "GET /v2",
             "GET /v2/health/live",
-            "GET /v2/health/ready",
             "HEAD /v2/models/m",
             "GET /v2/models/m/",
+            "GET /v2/health/ready",
         ):
             assert (await status(line))[0] == 200, line
         found, body = await status("GET /metrics")
@@ -271,9 +272,10 @@ def test_what_is_not_relayed_is_said_in_the_protocols_form(monkeypatch):
         of = f'model="m",protocol="v2",site="127.0.0.1:{port}",site_model="m"'
         assert f"airserve_gateway_site_answered_total{{{of}}} 2\n" in body.decode()
         assert f"airserve_gateway_site_up{{{of}}} 1\n" in body.decode()
-        monkeypatch.setattr(relaying, "UNDER_WAY", 0)
-        found, body = await status("GET /v2/models/m")
-        assert (found, "ask again later" in body.decode()) == (503, True)
+        gateway.room.most = 0  # for all protocols together
+        for line, sent in (("GET /v2/models/m", b""), ("POST /v1/completions", b'{"model": "m"}')):
+            found, body = await status(line, sent)
+            assert (found, "ask again later" in body.decode()) == (503, True)
 
     through(talk, lambda sites: {"m": (Route("127.0.0.1", sites["a"].port, ""),)}, a=None)
 
@@ -302,6 +304,53 @@ def test_no_two_series_of_the_metrics_are_the_same():
     answered = [(dict(labels), value) for name, labels, value in samples if name.endswith("site_answered_total")]
     assert sum(value for labels, value in answered if labels["protocol"] == "v2") == 12
     assert sum(value for labels, value in answered if labels["protocol"] == "v1") == 2
+
+
+def test_it_is_ready_once_a_site_of_each_model_has_shown_that_it_answers():
+    async def talk(ask, sites, gateway):
+        async def ready():
+            status, _, body = await ask(b"GET /v2/health/ready HTTP/1.1\r\nHost: h\r\n\r\n")
+            return status, json.loads(body)
+
+        assert (await ready())[0] == 503, "nobody knows yet"
+        first, second = gateway._balancers.values()
+        async with asyncio.timeout(10):
+            while not (first.look() and second.out):
+                assert await ready() == (503, {"error": "a model has no site that answers."})
+        again = await asyncio.start_server(sites["b"]._hear, "127.0.0.1", sites["b"].port)
+        async with asyncio.timeout(10):
+            while (await ready())[0] == 503:
+                await asyncio.sleep(0.01)
+        again.close()
+        return [one["requests"] for one in gateway.status()["models"]]
+
+    def made(sites):
+        sites["b"].server.close()
+        return {name: (Route("127.0.0.1", site.port, ""),) for name, site in sites.items()}
+
+    assert through(talk, made, a=None, b=None) == [0, 0]
+
+
+def test_whoever_asks_is_not_told_where_the_sites_are():
+    def made(sites):
+        sites["a"].server.close()
+        return Routes({"*": (Route("127.0.0.1", sites["a"].port, ""),)}, manner=Manner(patience_s=0.01))
+
+    async def talk(ask, sites, gateway):
+        return await ask(b"GET /v2/models/m HTTP/1.1\r\nHost: h\r\n\r\n")
+
+    status, _, body = through(talk, made, a=None)
+    assert status == 502
+    said = json.loads(body)["error"].lower()
+    assert said == "the model cannot be asked (connection refused); see that its site runs."
+
+
+def test_counters_are_told_to_the_last_digit():
+    async def talk(ask, sites, gateway):
+        gateway._balancers["*"].counts.requests = 123_456_789
+        return (await ask(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"))[2].decode()
+
+    assert 'airserve_gateway_requests_total{model="*",protocol="v2"} 123456789\n' in through(talk, a=None)
 
 
 def test_a_gateway_for_all_tells_no_names_to_whoever_asks():

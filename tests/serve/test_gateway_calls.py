@@ -1,7 +1,9 @@
 """A gateway's calls over gRPC, before sites that die, have no room, or are late; and what it passes on, to the byte."""
 
 import asyncio
+import gc
 import time
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from airserve.contract import Endpoint, Route, SiteProcess
 from airserve.model import Engine, Function
+from airserve.serve.calling import Asking
 from airserve.serve.configuration import Configuration
 from airserve.serve.guarding import Guard, new_key
 from airserve.serve.protocols import oip_grpc
@@ -135,7 +138,9 @@ def test_what_is_said_goes_through(graphs, tmp_path):
 
     async def talk(call, sites, gateway):
         assert M["ServerLiveResponse"].FromString(await call("ServerLive", b"")).live
-        assert M["ServerReadyResponse"].FromString(await call("ServerReady", b"")).ready
+        async with asyncio.timeout(10):  # its sites are asked first
+            while not M["ServerReadyResponse"].FromString(await call("ServerReady", b"")).ready:
+                await asyncio.sleep(0.01)
         assert M["ServerMetadataResponse"].FromString(await call("ServerMetadata", b"")).name == "airserve-gateway"
         code, said = await refused(call("ModelInfer", request("quick")))
         assert (code, "no key was sent" in said) == ("UNAUTHENTICATED", True)
@@ -160,6 +165,7 @@ def test_what_is_said_goes_through(graphs, tmp_path):
             *(call("ModelInfer", request("slow"), **sent) for _ in range(2)), return_exceptions=True
         )
         assert {one.code().name for one in ended if not isinstance(one, bytes)} == {"DEADLINE_EXCEEDED"}
+        sites[0][0].deadline_s = 30.0
         assert (await refused(call("RepositoryModelLoad", b"", **sent)))[0] == "UNIMPLEMENTED"
         stream = call.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(**sent)
         for model in ("quick", "other", "canary"):
@@ -178,6 +184,43 @@ def test_what_is_said_goes_through(graphs, tmp_path):
     answered, mirrored = through(talk, graphs, made, (guard, None), slow_s=0.5)
     assert answered == 3
     assert mirrored > 0
+
+
+def test_what_a_site_says_counts_as_its_answer_and_a_mirrors_is_heard_by_nobody(graphs):
+    unheard = []
+
+    async def talk(call, sites, gateway):
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        for _ in range(5):
+            assert (await refused(call("ModelInfer", request("quick", np.zeros((1, 5), "f4")))))[
+                0
+            ] == "INVALID_ARGUMENT"
+        async with asyncio.timeout(10):
+            while gateway.status()["models"][0]["mirrored"] < 5:
+                await asyncio.sleep(0.001)
+        gc.collect()
+        return gateway.status()["models"][0]
+
+    def made(a, b):
+        return {"quick": (a, Route("127.0.0.1", b.port, "quick", mirror=True))}
+
+    told = through(talk, graphs, made)
+    assert [(site["answered"], site["failed"]) for site in told["sites"]] == [(5, 0), (5, 0)]
+    assert not unheard
+
+
+def test_a_gateway_whose_site_is_dead_is_not_ready_and_does_not_say_where_it_was(graphs):
+    async def talk(call, sites, gateway):
+        balancer = gateway.calls.balancers["quick"]
+        async with asyncio.timeout(10):
+            while not balancer.out:
+                assert not M["ServerReadyResponse"].FromString(await call("ServerReady", b"")).ready
+                await asyncio.sleep(0.001)
+        with pytest.raises(ConnectionError) as caught:
+            await balancer._places[0].asked.exchange(Asking(f"/{SERVICE}/ServerReady", b""), time.monotonic() + 10)
+        return str(caught.value)
+
+    assert "127.0.0.1" not in through(talk, graphs, lambda a, b: {"quick": (replace(a, port=9),)})
 
 
 def test_a_gateway_for_all_tells_no_names_to_whoever_calls():

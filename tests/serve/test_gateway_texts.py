@@ -182,7 +182,7 @@ def test_a_client_that_goes_ends_what_the_site_makes():
             writer.close()
             async with asyncio.timeout(20):
                 await sites[0].left.wait()
-                while gateway._texts._under_way:
+                while gateway.room.taken:
                     await asyncio.sleep(0.005)
 
     through(talk, forever)
@@ -202,7 +202,7 @@ def test_a_site_that_hangs_within_its_answer_is_given_up(monkeypatch):
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() in (b"", chunk(event(b"1")))  # without the end of an answer
                 await sites[0].left.wait()
-                while gateway._texts._under_way:
+                while gateway.room.taken:
                     await asyncio.sleep(0.005)
             writer.close()
 

@@ -150,9 +150,7 @@ def test_a_connection_that_dies_in_the_middle_is_made_again_once():
             alone = Balancer([Route("127.0.0.1", port, "m")], ALONE)
             got = await alone.send(lambda route: request, time.monotonic() + 5)
             assert (got.answer.body, calls, got.air.up[0]) == (b"{}", 2, 0)
-            with pytest.raises(
-                UpstreamFailed, match=r"m at 127.0.0.1:\d+ cannot be asked \(the connection was closed\)"
-            ):
+            with pytest.raises(UpstreamFailed, match=r"m cannot be asked \(the connection was closed\)"):
                 await alone.send(lambda route: request, time.monotonic() + 5)
             assert 3 <= calls <= 4  # three where it had not yet noticed the end of the second connection
             alone.close()

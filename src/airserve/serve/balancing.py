@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar, final
 
 from airserve.contract import Route
-from airserve.serve.connecting import Answer, Upstream, UpstreamFailed, UpstreamLate
+from airserve.serve.connecting import Answer, Refused, Upstream, UpstreamFailed, UpstreamLate
 from airserve.serve.ejecting import PROBE_EVERY_S, PROBE_WITHIN_S, Health
 from airserve.serve.retrying import Budget
 from airserve.timing import AirBytes
@@ -120,10 +123,11 @@ class _Place(Generic[Q]):
         self.health = Health()
         self.proof_s = -1e9  # when it last answered
         self.due = asyncio.Event()  # a probe is, at once
+        self.proved = False  # it has answered, or passed a probe
         self.answered = self.failed = 0
 
     def __str__(self) -> str:
-        return f"{self.route.model} at {self.route.host}:{self.route.port}"
+        return self.route.model or "the model"  # not its address, which is not for whoever asks a gateway
 
 
 @final
@@ -180,6 +184,17 @@ class Balancer(Generic[Q]):
             return await self._persist(write, deadline_s, [])
         return await self._hedge(self.manner.hedge_s, write, deadline_s)
 
+    def look(self) -> bool:
+        """Whether a place is in and has shown that it answers, as far as is known; it is found out from now on."""
+        if not self.manner.probes:
+            return True
+        first = not self._watched
+        self._watch_all()
+        if first:
+            for place in self._places:
+                place.due.set()
+        return any(place.proved and not place.health.out for place in self._places)
+
     def close(self) -> None:
         """End all connections and tasks, once nothing is awaited any more."""
         for task in self._tasks:
@@ -201,12 +216,12 @@ class Balancer(Generic[Q]):
                     late = f"{place} did not answer before the deadline; see that its site runs."
                     raise UpstreamLate(late) from None
                 self._failed(place)
-                reason = error.strerror if error.errno and error.strerror else str(error)
-                failure = f"{place} cannot be asked ({reason}); see that its site runs."
+                failure = f"{place} cannot be asked ({_reason(error)}); see that its site runs."
+            except Refused:
+                self._answered(place)
+                raise
             else:
-                place.health.answered()
-                place.answered += 1
-                place.proof_s = self._clock()
+                self._answered(place)
                 refused = Sent(answer, air, place.route)
                 if answer.status not in ELSEWHERE or not self._others(tried):
                     return refused
@@ -262,13 +277,21 @@ class Balancer(Generic[Q]):
         async def copied() -> None:
             try:
                 await mirror.asked.exchange(write(mirror.route), deadline_s)
-                self.counts.mirrored += 1
-                mirror.answered += 1
+            except Refused:
+                pass
             except OSError:  # TimeoutError is one
                 self.counts.unmirrored += 1
                 mirror.failed += 1
+                return
+            self.counts.mirrored += 1
+            mirror.answered += 1
 
         self._spawn(copied())  # begins once the request itself is on its way
+
+    def _answered(self, place: _Place[Q]) -> None:
+        place.health.answered()
+        place.answered += 1
+        place.proof_s, place.proved = self._clock(), True
 
     def _failed(self, place: _Place[Q]) -> None:
         place.failed += 1
@@ -316,7 +339,9 @@ class Balancer(Generic[Q]):
                 ready = False
             if not ready:
                 self.counts.ejections += place.health.failed(clock())
-            elif place.health.probed(clock()):
+                continue
+            place.proved = True
+            if place.health.probed(clock()):
                 self._back.set()
                 self._back = asyncio.Event()
 
@@ -324,3 +349,18 @@ class Balancer(Generic[Q]):
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _reason(error: OSError) -> str:
+    """Why a place cannot be asked. The system's own words name its address, so they are not used.
+
+    >>> _reason(ConnectionRefusedError(111, "Connect call failed ('10.0.0.1', 8000)"))
+    'Connection refused'
+    """
+    if isinstance(error, ssl.SSLError):
+        return "TLS failed"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if error.errno:
+        return os.strerror(error.errno)
+    return str(error) if isinstance(error, ConnectionError) else "no connection"

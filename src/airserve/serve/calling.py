@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from airserve.contract import Route
-from airserve.serve.connecting import Answer
+from airserve.serve.connecting import Answer, Refused
 from airserve.serve.protocols._calls import PUSHBACK
 from airserve.serve.protocols._messages import SERVICE
 from airserve.timing import AirBytes
@@ -41,7 +41,7 @@ class Asking(NamedTuple):
     tell: bool = False
 
 
-class Said(Exception):
+class Said(Refused):
     """A place ended a call with a status of its own."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
@@ -122,5 +122,5 @@ class Caller:
         if code is not grpc.StatusCode.UNAVAILABLE:
             raise Said(code, details) from None
         if PUSHBACK[0][0] not in dict(error.trailing_metadata() or ()):
-            raise ConnectionResetError(details[:100] or "the connection was lost") from None
+            raise ConnectionResetError("the connection was lost or could not be made") from None  # gRPC names addresses
         return Answer(503, {"details": details}, b"", 0), UNKNOWN

@@ -30,6 +30,10 @@ class UpstreamLate(RuntimeError):
     """The next site did not answer before the deadline; the message is one sentence."""
 
 
+class Refused(Exception):
+    """A place has answered, with an error of its own that is no `Answer`."""
+
+
 class Rest(NamedTuple):
     """What of an answer is still to come, and what ends it, whether it is over or not."""
 

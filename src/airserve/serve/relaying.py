@@ -24,7 +24,6 @@ from airserve import wire
 from airserve.contract import Route
 from airserve.serve import recording
 from airserve.serve.balancing import Balancer, Manner, Placed
-from airserve.serve.batching import Overloaded
 from airserve.serve.configuration import loopback
 from airserve.serve.connecting import Upstream
 from airserve.serve.exposing import MEDIA, escaped
@@ -35,13 +34,13 @@ from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._http import Given
 from airserve.serve.protocols.oip import error_response
 from airserve.serve.relaying_texts import Texts
+from airserve.serve.room import Room
 from airserve.serve.routes import ANY, Routes, RoutesError
 
 if TYPE_CHECKING:
     from airserve.serve.protocols._calls import Calls
     from airserve.serve.relaying_calls import Relay
 
-UNDER_WAY = 4096  # requests at a time; beyond, 503
 DRAIN_S = 10.0
 METHOD = {"infer": "POST", "ready": "GET", "": "GET"}  # of a model's paths
 
@@ -62,22 +61,22 @@ class Gateway:
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self._tls = _trusted(routes.ca) if routes.secure else None
+        self.room = Room()
         self.calls: Relay | None = None
         if routes.calls:
             try:
                 from airserve.serve.relaying_calls import Relay
             except ImportError:
                 raise RoutesError("gRPC needs the extra `grpc`: pip install 'airserve[grpc]'.") from None
-            self.calls = Relay(routes)
+            self.calls = Relay(routes, self.room)
         self._balancers = {
             name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.routes.items()
         }
-        self._texts = Texts(routes, self._tls)
-        self._under_way = 0
+        self._texts = Texts(routes, self._tls, self.room)
         self._beside = routes.watch is None and loopback(routes.host)
 
     def answer(self, head: Head, body: bytes, arrived_s: float) -> Given:
-        """As `_http` asks. Raises `NotFound`, `NotAllowed`, `Overloaded`."""
+        """As `_http` asks. Raises `NotFound`, `NotAllowed`."""
         if self._beside and head.path in OWN_PATHS:
             return self.own(head, body, arrived_s)
         if head.path in FIXED:
@@ -86,8 +85,6 @@ class Gateway:
             return self._texts.answer(head, body, arrived_s)
         if head.memo is None:
             head.memo = self._way(head)
-        if self._under_way >= UNDER_WAY:
-            raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
         return self._relay(head.memo, body, arrived_s)
 
     def own(self, head: Head, body: bytes, arrived_s: float) -> Given:
@@ -101,7 +98,7 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """Each model's places as they are now, and what was counted since the start."""
         return {
-            "under_way": self._under_way,
+            "under_way": self.room.taken,
             "models": [
                 {
                     "model": name,
@@ -123,6 +120,11 @@ class Gateway:
                 for protocol, name, balancer in self._all()
             ],
         }
+
+    def ready(self) -> bool:
+        """Whether each model has a site that answers, as far as is known; sites that nobody asks are looked at."""
+        known = [balancer.look() for _, _, balancer in self._all()]  # at each of them
+        return all(known)
 
     def close(self) -> None:
         for _, _, balancer in self._all():
@@ -150,11 +152,8 @@ class Gateway:
             left_ms = int(1e3 * (deadline_s - time.monotonic())) if way.within_s is not None else None
             return way.write(route, body, left_ms)
 
-        self._under_way += 1
-        try:
+        with self.room:
             sent = await way.balancer.send(write, deadline_s)
-        finally:
-            self._under_way -= 1
         return passed_back(sent.answer.status, sent.answer.headers, sent.answer.body)
 
     def _way(self, head: Head) -> _Way:
@@ -187,10 +186,9 @@ class Gateway:
             return 200, orjson.dumps({"name": "airserve-gateway", "version": "", "extensions": ["binary_tensor_data"]})
         if path == "/v2/health/live":
             return 200, b'{"live":true}'
-        ready = all(any(not p.out for p in b.places if not p.route.mirror) for _, _, b in self._all())
-        return (
-            (200, b'{"ready":true}') if ready else (503, orjson.dumps({"error": "a model has no site that answers."}))
-        )
+        if self.ready():
+            return 200, b'{"ready":true}'
+        return 503, orjson.dumps({"error": "a model has no site that answers."})
 
     def _open(self, route: Route, manner: Manner) -> Upstream:
         tls = self._tls if (route.host, route.port) in self._routes.secure else None
@@ -212,7 +210,7 @@ def _exposed(balancers: Sequence[tuple[str, str, Balancer[Any]]]) -> bytes:
 
     def say(name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> None:
         lines.extend((f"# HELP airserve_gateway_{name} {text}", f"# TYPE airserve_gateway_{name} {kind}"))
-        lines.extend(f"airserve_gateway_{name}{{{labels}}} {value:g}" for labels, value in samples)
+        lines.extend(f"airserve_gateway_{name}{{{labels}}} {value:.17g}" for labels, value in samples)
 
     counted = [(f'model="{escaped(name)}",protocol="{protocol}"', one.counts) for protocol, name, one in balancers]
     for field, text in (
@@ -272,6 +270,7 @@ async def run(routes: Routes, say: Callable[[str], None]) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RoutesError(f"the gateway cannot listen ({reason}); free the address or choose another.") from None
+    gateway.ready()  # whether its sites answer is found out from now on
     watch = f" watch http://{routes.watch[0]}:{listeners[1].port}" if routes.watch else ""
     scheme = "https" if tls else "http"
     also = f" grpc://{routes.grpc[0]}:{calls.port}" if calls is not None and routes.grpc is not None else ""

@@ -25,11 +25,11 @@ from airserve.serve.protocols._contents import M, delimited
 from airserve.serve.protocols._entry import NotFound
 from airserve.serve.protocols._messages import SERVICE
 from airserve.serve.protocols.oip_grpc import STREAMED, named, recorded, status_of
+from airserve.serve.room import Room
 from airserve.serve.routes import ANY, Routes
 from airserve.tensors import WireError
 from airserve.wire import BODY_LIMIT_BYTES
 
-UNDER_WAY = 4096
 RELAYED = ("ModelReady", "ModelMetadata", "ModelInfer")
 OWN = frozenset(("user-agent", "content-type", "te", "host"))  # metadata of one connection alone, beside gRPC's own
 NAME = b"\x0a"  # tag of field 1, length-delimited
@@ -89,10 +89,10 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 class Relay:
     """The calls of a gateway. Made inside a running loop."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, room: Room) -> None:
         self._routes, self._loop = routes, asyncio.get_running_loop()
         self._trusted = Path(routes.ca).read_bytes() if routes.ca and routes.secure else None
-        self._under_way = 0
+        self._room = room
         self.balancers: dict[str, Balancer[Asking]] = {
             name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.calls.items()
         }
@@ -118,9 +118,10 @@ class Relay:
 
     def listen(self, host: str, port: int, certificate: tuple[bytes, bytes] | None) -> Calls:
         """Raises `OSError` where the address is taken."""
-        own = {"ServerLive": self._live, "ServerReady": self._ready, "ServerMetadata": self._metadata}
         answers: dict[str, Answer] = {
-            **own,
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ServerMetadata": self._metadata,
             **dict.fromkeys(RELAYED, self._relayed),
             "ModelStreamInfer": self._streamed,
         }
@@ -130,7 +131,7 @@ class Relay:
             (f"/{SERVICE}/ModelStreamInfer",),
             _status,
             arrived=self._arrived,
-            most=UNDER_WAY,
+            most=self._room.most,
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", BODY_LIMIT_BYTES),
@@ -147,9 +148,12 @@ class Relay:
     def _live(self, call: Call, message: bytes) -> bytes:
         return bytes(M["ServerLiveResponse"](live=True).SerializeToString())
 
-    def _ready(self, call: Call, message: bytes) -> bytes:
-        ready = all(any(not p.out for p in b.places if not p.route.mirror) for b in self.balancers.values())
-        return bytes(M["ServerReadyResponse"](ready=ready).SerializeToString())
+    def _ready(self, call: Call, message: bytes) -> Future[bytes]:
+        async def looked() -> bytes:
+            known = [balancer.look() for balancer in self.balancers.values()]
+            return bytes(M["ServerReadyResponse"](ready=all(known)).SerializeToString())
+
+        return asyncio.run_coroutine_threadsafe(looked(), self._loop)
 
     def _metadata(self, call: Call, message: bytes) -> bytes:
         made = M["ServerMetadataResponse"](name="airserve-gateway", version=version_of("airserve"))
@@ -175,8 +179,6 @@ class Relay:
         balancer = self.balancers.get(model) or self.balancers.get(ANY)
         if balancer is None:
             raise NotFound(self._routes.without(model, self.balancers))
-        if self._under_way >= UNDER_WAY:
-            raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
         left_s = call.left_s()
         tell = math.isfinite(left_s)  # a site has a deadline of its own for calls that name none
         deadline_s = time.monotonic() + (left_s if tell else self._routes.deadline_s)
@@ -186,11 +188,8 @@ class Relay:
         def write(route: Route) -> Asking:
             return Asking(method, renamed(message, route.model)[1], metadata, tell)
 
-        self._under_way += 1
-        try:
+        with self._room:
             answer = (await balancer.send(write, deadline_s)).answer
-        finally:
-            self._under_way -= 1
         if answer.status != 200:
             raise Overloaded(answer.headers["details"])
         return answer.body

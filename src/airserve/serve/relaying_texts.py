@@ -11,18 +11,17 @@ import orjson
 from airserve import wire
 from airserve.contract import Route
 from airserve.serve.balancing import Balancer, Manner
-from airserve.serve.batching import Overloaded
 from airserve.serve.passing import OWN, lines_back, passed_back, passed_on, written
 from airserve.serve.protocols._entry import NotFound, method_of, timeout_s
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._streaming import Stream
 from airserve.serve.protocols.openai import error_response
+from airserve.serve.room import Room
 from airserve.serve.routes import ANY, Routes
 from airserve.serve.service import UnknownEndpoint
 from airserve.serve.streams import Streams
 from airserve.tensors import WireError
 
-UNDER_WAY = 4096
 MODELS = "/v1/models"
 METHOD = {"/v1/chat/completions": "POST", "/v1/completions": "POST", "/v1/embeddings": "POST", MODELS: "GET"}
 WRITTEN = OWN | {b"content-encoding"}  # a body goes on as it was read
@@ -33,9 +32,8 @@ HERE = OWN | {b"content-type", b"cache-control"}  # that a stream says of itself
 class Texts:
     """The texts of a gateway. Made inside a running loop."""
 
-    def __init__(self, routes: Routes, tls: ssl.SSLContext | None) -> None:
-        self._routes, self._tls = routes, tls
-        self._under_way = 0
+    def __init__(self, routes: Routes, tls: ssl.SSLContext | None, room: Room) -> None:
+        self._routes, self._tls, self._room = routes, tls, room
         self.balancers: dict[str, Balancer[bytes]] = {
             name: Balancer(places, routes.manner, opens=self._open) for name, places in routes.routes.items()
         }
@@ -67,8 +65,6 @@ class Texts:
         balancer = self.balancers.get(model) or self.balancers.get(ANY)
         if balancer is None:
             raise UnknownEndpoint(self._routes.without(model, self.balancers))
-        if self._under_way >= UNDER_WAY:
-            raise Overloaded(f"{UNDER_WAY} requests are under way; ask again later.")
         within_s, passed = timeout_s(head), passed_on(head, WRITTEN)
         deadline_s = arrived_s + (within_s if within_s is not None else self._routes.deadline_s)
 
@@ -77,22 +73,19 @@ class Texts:
             whole = orjson.dumps({**asked, "model": route.model}) if route.model and asked else body
             return written(method, head.path, route, passed, whole, left_ms)
 
-        self._under_way += 1
+        self._room.enter()
         try:
             answer = (await balancer.send(write, deadline_s)).answer
         except BaseException:
-            self._under_way -= 1
+            self._room.leave()
             raise
         if answer.rest is None:
-            self._under_way -= 1
+            self._room.leave()
             return passed_back(answer.status, answer.headers, answer.body)
         media = answer.headers.get("content-type", "application/octet-stream")
         stream = Stream(answer.rest.parts, media=media, extra=lines_back(answer.headers, HERE))
-        stream.ended += [answer.rest.end, self._left]
+        stream.ended += [answer.rest.end, self._room.leave]
         return stream
-
-    def _left(self) -> None:
-        self._under_way -= 1
 
 
 def _read(head: Head, body: bytes) -> tuple[dict[str, Any], bytes]:
