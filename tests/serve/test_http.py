@@ -254,6 +254,12 @@ def test_keep_alive_close_head_and_http_1_0(mast):
         one.sendall(b"GET /v2 HTTP/1.0\r\n\r\n")
         assert answers(one, 1)[0].status == 200
         assert one.recv(1) == b""
+    with connect(mast) as one:  # and where it asks for more, it is told that it may (RFC 9112 C.2.2)
+        old = asked().replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n", 1)
+        for _ in range(4):
+            one.sendall(old)
+            answer = answers(one, 1)[0]
+            assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
     with connect(mast) as one:  # the client closes its half and waits
         one.sendall(wire.infer_request("slow", [(X, np.zeros((1, 4), "float32"))], host="h"))
         one.shutdown(socket.SHUT_WR)

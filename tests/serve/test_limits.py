@@ -13,7 +13,9 @@ import uvloop
 from airserve import wire
 from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function, Tensor
+from airserve.serve.configuration import Configuration
 from airserve.serve.connecting import AnswerReader
+from airserve.serve.guarding import Guard, new_key
 from airserve.serve.protocols import oip
 from airserve.serve.protocols._limits import Limits
 from airserve.serve.service import Service
@@ -26,7 +28,7 @@ def asked(model="slow", extra=""):
     return wire.infer_request(model, [(X, np.ones((1, 4), "float32"))], host="h", extra=extra)
 
 
-def serving(graphs, talk, limits=None, queue=4096):
+def serving(graphs, talk, limits=None, queue=4096, guard=None):
     """Runs `talk(reader, writer)` against a service with a model of 50 ms."""
 
     async def run():
@@ -34,7 +36,7 @@ def serving(graphs, talk, limits=None, queue=4096):
         quick = Endpoint("quick", (Function("whole", "model", str(graphs["whole"])),))
         service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, (slow, quick)))
         service.workers.limit = queue
-        listener = await oip.listen(service, "127.0.0.1", 0, limits=limits)
+        listener = await oip.listen(service, "127.0.0.1", 0, limits=limits, guard=guard)
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         found = await talk(reader, writer)
         writer.close()
@@ -64,6 +66,78 @@ def test_a_request_that_does_not_arrive_is_given_up(graphs, sent):
     (last, took_s), _ = serving(graphs, talk, QUICK)
     assert last.status == 408
     assert 0.2 < took_s < 3
+
+
+def upload(size, lines=""):
+    """An infer request whose body, of spaces, is no JSON."""
+    return (
+        f"POST /v2/models/quick/infer HTTP/1.1\r\nHost: h\r\n{lines}Content-Length: {size}\r\n\r\n".encode(),
+        b" " * size,
+    )
+
+
+def test_an_upload_that_stalls_is_given_up_whatever_has_come(graphs):
+    """A megabyte would be worth four minutes of patience, were it the average that counted."""
+
+    async def talk(reader, writer):
+        head, body = upload(2 << 20)
+        writer.write(head + body[1 << 20 :])
+        return await asyncio.wait_for(answers(reader, 9), 20)  # until the end of the stream
+
+    (last,), _ = serving(graphs, talk, Limits(header_s=0.2, linger_s=0.1))
+    assert last.status == 408
+
+
+def test_bodies_are_bounded_over_all_connections_and_room_comes_back(graphs):
+    async def talk(reader, writer):
+        (head, body), third = upload(300_000), 100_000
+        more = [await asyncio.open_connection(*writer.get_extra_info("peername")) for _ in range(3)]
+
+        async def whole(k):
+            more[k][1].write(head + body)
+            return (await answers(more[k][0], 1))[0]
+
+        async def held(*those):
+            """Two thirds of a body each, read by the server: a later request is answered."""
+            for one in those:
+                one.write(head + body[third:])
+            await asyncio.sleep(0.1)
+
+        found = [await whole(0)]  # 400: spaces are no request
+        await held(writer, more[1][1])
+        found += [await whole(0)]  # 503: no room for another
+        writer.write(body[:third])
+        found += await answers(reader, 1)
+        more[1][1].transport.abort()  # what was held for it is free
+        await asyncio.sleep(0.1)
+        found += [await whole(0), await whole(2)]
+        await held(writer)
+        found += [await whole(0)]
+        for _, one in more:
+            one.close()
+        return found
+
+    found, _ = serving(graphs, talk, Limits(bodies_bytes=600_000))
+    assert [answer.status for answer in found] == [400, 503, 400, 400, 400, 400]
+    assert found[1].headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("path", [b"/v2/models/quick/infer", b"/v1/completions", b"/v2/health/live"])
+def test_nothing_is_kept_of_a_body_whose_sender_is_not_known(graphs, tmp_path, path):
+    """Not even where there would be no room; and the connection goes on, for a gateway's serves others as well."""
+    key = new_key(tmp_path / "keys.json", "a")
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+
+    async def talk(reader, writer):
+        for lines in ("", "X-API-Key: as_wrong\r\n", f"X-API-Key: {key}\r\n"):
+            head, body = upload(300_000, lines)
+            writer.write(head.replace(b"/v2/models/quick/infer", path) + body)
+        writer.write(asked("quick", f"X-API-Key: {key}\r\n"))
+        return await answers(reader, 4)
+
+    found, _ = serving(graphs, talk, Limits(bodies_bytes=1000), guard=guard)
+    others = [405] * 3 if path == b"/v2/health/live" else [401, 401, 503]
+    assert [answer.status for answer in found] == [*others, 200]
 
 
 def test_an_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not(graphs):

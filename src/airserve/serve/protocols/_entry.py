@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import final
 from urllib.parse import unquote
@@ -60,7 +61,7 @@ class Entry:
         self._allowance: Allowance | None = None
         self._admitted: Admitted | None = None
         if guard is not None and head.path not in OPEN:
-            self._admitted = head.admitted = guard.admit(head.headers)
+            self._admitted = admit(guard, head)
             self.until_s = self._admitted.until_s
             _permit(self._admitted, head.path)
         respond = self._respond = find(head)(service, head)
@@ -136,6 +137,26 @@ class Entry:
             response.extra += self._echo[2:].decode("latin-1") + "\r\n"
             return response
         return self._named(response)
+
+
+def admit(guard: Guard, head: Head) -> Admitted:
+    """Who sends a header, asked once of the same while that holds. Raises `Unauthorized`."""
+    known: Admitted | None = head.admitted
+    if known is None or time.monotonic() > known.until_s:
+        known = head.admitted = guard.admit(head.headers)
+    return known
+
+
+def welcomes(guard: Guard) -> Callable[[Head], bool]:
+    """Whether a body is worth being kept: it has a sender who is known, and somebody who reads it."""
+
+    def welcome(head: Head) -> bool:
+        try:
+            return head.path not in OPEN and admit(guard, head) is not None
+        except Unauthorized:  # as the answer will say, once the request is whole
+            return False
+
+    return welcome
 
 
 def trace(head: Head) -> str:

@@ -16,8 +16,9 @@ from typing import cast, final
 import httptools
 
 from airserve import wire
+from airserve.serve.batching import Overloaded
 from airserve.serve.protocols._head import Head, another_length, repeatable
-from airserve.serve.protocols._limits import Limits
+from airserve.serve.protocols._limits import Bodies, Limits
 from airserve.serve.protocols._pending import Pending, Slot
 from airserve.serve.protocols._streaming import LAST, Stream, chunk
 
@@ -33,17 +34,30 @@ ONCE = frozenset(
 Given = bytes | Pending | Awaitable[bytes | Stream]
 Answer = Callable[[Head, bytes, float], Given]
 Failed = Callable[[Exception], bytes]  # the response to an exception of `Answer`
+Welcome = Callable[[Head], bool]  # whether the body that follows a header is worth being kept
 
 
 @final
 class Connection(asyncio.Protocol):
     """A client's connection: a parser, and a row of answers that leave in the order of the requests."""
 
-    def __init__(self, answer: Answer, failed: Failed, connections: set[Connection], limits: Limits) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        failed: Failed,
+        connections: set[Connection],
+        limits: Limits,
+        bodies: Bodies,
+        welcome: Welcome | None,
+    ) -> None:
         self._answer = answer
         self._failed = failed
         self._connections = connections
         self._limits = limits
+        self._bodies = bodies
+        self._welcome = welcome
+        self._holds_bytes = 0  # of `bodies`
+        self._seen_bytes = 0  # of a body, when the sweep looked at it
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._row: deque[Slot | Pending] = deque()
@@ -55,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._message = 0  # counts those begun
         self._since_s = time.monotonic()  # that the state lasts
         self._again: Head | None = None
+        self._head: Head  # of the request that is being read, once it is there
         self._latest: Head | None = None  # that was parsed
         self._headings: list[Head] = []  # of the request that a piece of data begins with, where it may come again
         self._held = b""  # the front of a request with the last header, whose body is not all there
@@ -72,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._connections.discard(self)
         self._closing = True
         self._transport = None
+        self._let_go(self._holds_bytes)
         del self._parser  # which leads back here: together they would stay, with what was held, until a collection
         for task in list(self._tasks):
             task.cancel()
@@ -225,8 +241,14 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "the request has no Host header, which HTTP/1.1 wants.")
         elif int(headers.get(b"content-length") or 0) > self._limits.body_bytes:
             self._refuse_body()
-        elif headers.get(b"expect", b"").lower() == b"100-continue" and not self._row and self._transport:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            head = self._head = Head(self._parser.get_method().decode("latin-1"), self._url, headers)
+            if (latest := self._latest) is not None and latest.asks_as(head):
+                head.memo, head.admitted, head.quick = latest.memo, latest.admitted, latest.quick
+            if self._welcome is not None and not self._welcome(head):
+                self._kept = False  # it is read, for a request of somebody else may follow on the same connection
+            if headers.get(b"expect", b"").lower() == b"100-continue" and not self._row and self._transport:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self._closing:
@@ -234,28 +256,34 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
             self._refuse_body()
-        else:
+        elif self._kept:
             self._body.append(body)
+            self._holds_bytes += len(body)
+            self._bodies.held_bytes += len(body)
+            if self._bodies.held_bytes > self._limits.bodies_bytes:
+                self._spilled = True
+                self._drop()
 
     def on_message_complete(self) -> None:
         if self._closing or self._parser.should_upgrade():  # comes again, `_without_upgrade`
             return
         self._state = ""
         self._since_s = self._arrived_s
-        method = self._parser.get_method()
-        head = Head(method.decode("latin-1"), self._url, self._headers)
-        if (latest := self._latest) is not None and latest.asks_as(head):
-            head.memo, head.admitted, head.quick = latest.memo, latest.admitted, latest.quick
-        self._latest = head
+        head = self._latest = self._head
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
+        self._body_bytes = 0
         self._closing = not self._parser.should_keep_alive()
-        if self._message == self._first and self._plain and not self._closing and method == b"POST":
+        head.old = self._parser.get_http_version() == "1.0"
+        fresh = self._message == self._first and self._plain and not self._closing
+        if fresh and self._kept and not head.old and head.method == "POST":
             head.length = len(body)
             self._headings.append(head)
-        head.old = self._parser.get_http_version() == "1.0"
-        slot = Slot(bare=method == b"HEAD", head=head)
+        slot = Slot(bare=head.method == "HEAD", stays=head.old and not self._closing, head=head)
+        slot.held_bytes = len(body)
         try:
+            if self._spilled:
+                raise Overloaded(f"{self._limits.bodies_bytes} bytes of bodies are held already; ask again later.")
             answer = self._answer(head, body, self._arrived_s)
         except Exception as error:
             answer = self._failed(error)
@@ -281,10 +309,13 @@ class Connection(asyncio.Protocol):
             if lasts_s > limits.write_s:
                 self.abort()
         elif self._state:
-            allowed_s = limits.header_s
-            if self._state == "body":
-                allowed_s += self._body_bytes / limits.body_bytes_per_s
-            if lasts_s > allowed_s:
+            if lasts_s <= limits.header_s:
+                return
+            least = limits.header_s * limits.body_bytes_per_s
+            if self._full or (self._state == "body" and self._body_bytes - self._seen_bytes >= least):
+                self._seen_bytes = self._body_bytes
+                self._since_s = now_s
+            else:
                 self._refuse(408, "the request took too long to arrive; send it at once.")
         elif not self._row and lasts_s > limits.idle_s and self._transport is not None:
             self._closing = True
@@ -296,6 +327,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             response = self._failed(error)
         if isinstance(response, Stream):
+            self._let_go(slot.held_bytes)
             await self._pass(slot, response)
         else:
             self._fill(slot, response)
@@ -342,6 +374,9 @@ class Connection(asyncio.Protocol):
             self._throttle()
 
     def _fill(self, slot: Slot, response: bytes) -> None:
+        self._let_go(slot.held_bytes)
+        if slot.stays:
+            response = response.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1)
         slot.response = response[: response.index(b"\r\n\r\n") + 4] if slot.bare else response
         self._flush()
 
@@ -386,9 +421,21 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._drop()
         slot = Slot(lingers=True)
         self._row.append(slot)
         self._fill(slot, wire.error_response(status, sentence, close=True))
+
+    def _drop(self) -> None:
+        """Keeps nothing of the body that is being read."""
+        self._kept = False
+        self._let_go(sum(map(len, self._body)))
+        self._body.clear()
+
+    def _let_go(self, size: int) -> None:
+        size = min(size, self._holds_bytes)  # a connection that has ended holds nothing, whatever is answered later
+        self._holds_bytes -= size
+        self._bodies.held_bytes -= size
 
     def _throttle(self) -> None:
         """Reads no further while too much waits to be answered or to be sent."""
@@ -405,5 +452,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        self._header_bytes = self._body_bytes = self._fed_bytes = 0
+        self._header_bytes = self._body_bytes = self._seen_bytes = self._fed_bytes = 0
         self._plain = True  # no header was given twice
+        self._kept = True  # the body is
+        self._spilled = False  # it is not, for there was no room

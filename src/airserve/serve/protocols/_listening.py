@@ -7,8 +7,8 @@ import ssl
 import time
 from typing import final
 
-from airserve.serve.protocols._http import Answer, Connection, Failed
-from airserve.serve.protocols._limits import Limits
+from airserve.serve.protocols._http import Answer, Connection, Failed, Welcome
+from airserve.serve.protocols._limits import Bodies, Limits
 
 
 async def listen(
@@ -20,15 +20,21 @@ async def listen(
     limits: Limits | None = None,
     share: bool = False,
     tls: ssl.SSLContext | None = None,
+    welcome: Welcome | None = None,
 ) -> Listener:
     """Answers at an address (port 0: any that is free). Raises `OSError` where it is taken.
 
     With `share` other processes may listen at the same address, and the kernel deals connections out (SO_REUSEPORT).
+    A body that `welcome` does not want is read and not kept.
     """
     connections: set[Connection] = set()
-    within = limits or Limits()
+    within, bodies = limits or Limits(), Bodies()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(answer, failed, connections, within), host, port, reuse_port=share or None, ssl=tls
+        lambda: Connection(answer, failed, connections, within, bodies, welcome),
+        host,
+        port,
+        reuse_port=share or None,
+        ssl=tls,
     )
     return Listener(server, connections)
 

@@ -43,11 +43,15 @@ class Pending:
 class Slot:
     """A request's place in its connection's row, for an answer that is there at once, or later, or is a stream."""
 
-    __slots__ = ("bare", "head", "lingers", "response", "turn")
+    __slots__ = ("bare", "head", "held_bytes", "lingers", "response", "stays", "turn")
 
-    def __init__(self, *, bare: bool = False, lingers: bool = False, head: Head | None = None) -> None:
+    def __init__(
+        self, *, bare: bool = False, lingers: bool = False, stays: bool = False, head: Head | None = None
+    ) -> None:
         self.response: bytes | None = None
         self.turn: asyncio.Future[None] | None = None  # to be sent, for a stream
         self.head = head
         self.bare = bare  # an answer to HEAD has no body
         self.lingers = lingers
+        self.stays = stays  # the connection does, as HTTP/1.0 has to be told
+        self.held_bytes = 0  # of the request's body

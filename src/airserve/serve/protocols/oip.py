@@ -35,6 +35,7 @@ from airserve.serve.protocols._entry import (
     method_of,
     timeout_s,
     trace,
+    welcomes,
 )
 from airserve.serve.protocols._forms import FORM_LIMIT_BYTES, Form, form_of, hole
 from airserve.serve.protocols._head import Head
@@ -85,7 +86,10 @@ async def listen(
         return route
 
     whole = wrap(answer, error_response) if wrap else answer
-    return await _listening.listen(whole, error_response, host, port, limits=limits, share=share, tls=tls)
+    welcome = welcomes(guard) if guard is not None else None
+    return await _listening.listen(
+        whole, error_response, host, port, limits=limits, share=share, tls=tls, welcome=welcome
+    )
 
 
 def error_response(error: Exception) -> bytes:
