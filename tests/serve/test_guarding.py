@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import grpc
 import jwt
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from airserve.serve.protocols import camara
 from airserve.serve.protocols._camara_asked import Asked
 from airserve.serve.protocols._entry import Entry
 from airserve.serve.protocols._head import Head
+from airserve.serve.protocols._messages import SERVICE, classes
 from airserve.serve.relaying import Gateway
 from airserve.serve.routes import read
 
@@ -59,13 +61,14 @@ def made(tmp_path_factory, graphs):
         "admin": new_key(file, "admin", admin=True),
         "tail": new_key(file, "tail", models=["tail"], slice="video"),
         "slow": new_key(file, "slow", rate_hz=1.0, burst=3),
+        "lost": new_key(file, "lost", models=["lost"]),  # which is not served
     }
     public = json.loads(RSAAlgorithm.to_jwk(RSA.public_key()))
     (folder / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "one", "alg": "RS256", "use": "sig"}]}))
     certificate(folder)
     command = [sys.executable, "-m", "airserve.cli", "serve", graphs["whole"], graphs["tail"], "--port", 0]
     command += ["--workers", 2, "--keys", file, "--jwks", folder / "jwks.json", "--issuer", "me", "--audience", "us"]
-    command += ["--access-log", "--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
+    command += ["--grpc-port", 0, "--access-log", "--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem"]
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(
             [*map(str, command)], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -85,6 +88,7 @@ def made(tmp_path_factory, graphs):
         return answer.status, text.decode(), dict(answer.getheaders())
 
     ask.log, ask.port = folder / "log.txt", int(re.search(r":(\d+) ", line)[1])
+    ask.grpc = re.search(r"grpc://(\S+)", line)[1]
     yield ask, keys
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(15) == 0
@@ -195,6 +199,28 @@ def test_a_tenant_has_its_models_and_no_others(made):
     assert [row["name"] for row in rows] == ["tail"]
     found = json.loads(ask("/v2/models/stats", keys["tail"])[1])
     assert [one["name"] for one in found["model_stats"]] == ["tail"]
+
+
+def test_what_is_not_there_is_told_without_the_names_of_what_is(made):
+    ask, keys = made
+    certificate = grpc.ssl_channel_credentials(ask.log.with_name("cert.pem").read_bytes())
+    found = [ask("/v2/models/lost/infer", keys["lost"], "POST", BODY), ask("/v2/models/lost", keys["lost"])]
+    found += [ask("/v1/completions", keys["lost"], "POST", json.dumps({"model": "lost", "prompt": "a"}))]
+    found += [ask("/v2/repository/models/lost/unload", keys["admin"], "POST")]
+    assert {status for status, *_ in found} == {404}
+    texts = [text for _, text, _ in found]
+    with grpc.secure_channel(ask.grpc, certificate) as channel:
+        for method in ("ModelInfer", "ModelMetadata", "ModelStatistics"):
+            message = classes()["ModelInferRequest"](model_name="lost") if method == "ModelInfer" else None
+            message = message or classes()[f"{method}Request"](name="lost")
+            call = channel.unary_unary(f"/{SERVICE}/{method}", request_serializer=type(message).SerializeToString)
+            with pytest.raises(grpc.RpcError) as caught:
+                call(message, metadata=[("authorization", f"Bearer {keys['lost']}")], timeout=10)
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            texts.append(caught.value.details())
+    for text in texts:
+        assert "lost" in text
+        assert not {"whole", "tail"} & set(re.findall(r"\w+", text)), text
 
 
 def test_models_are_changed_by_an_admin_alone(made):

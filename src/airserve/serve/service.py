@@ -109,8 +109,9 @@ class Service:
         """The version of a model, its latest where none is named. Raises `UnknownEndpoint`."""
         versions = self._offered.get(name)
         if versions is None:
-            known = ", ".join(self._offered) or "nothing"
-            raise UnknownEndpoint(f"{self.key} has no model {name[:80]!r}; it answers to {known}.")
+            known = f"it answers to {', '.join(self._offered) or 'nothing'}"
+            others = known if self.guard is None else "ask for one that your key opens"  # others' names are theirs
+            raise UnknownEndpoint(f"{self.key} has no model {name[:80]!r}; {others}.")
         if not version:
             return next(reversed(versions.values()))
         aliases = self._aliases[name]
