@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client.parser import text_string_to_metric_families
 
-from airserve.serve import relaying
+from airserve.serve import guarding, relaying
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.connecting import UpstreamFailed
 from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
@@ -157,6 +157,46 @@ def test_those_whom_only_a_token_names_have_each_their_own(made, tmp_path):
     assert {head.admitted.place for head in heads} == {0}
     assert [tenant.name for tenant, _, _ in guard.counted()] == ["*"]
     asked[0].known.close()
+
+
+def test_an_issuer_that_changes_its_keys_is_followed(tmp_path, monkeypatch, caplog):
+    """Once a second at most: a token of a key that is not known makes no work."""
+    file, other = tmp_path / "jwks.json", rsa.generate_private_key(65537, 2048)
+
+    def write(**keys):
+        public = {kid: json.loads(RSAAlgorithm.to_jwk(key.public_key())) for kid, key in keys.items()}
+        (tmp_path / "new").write_text(
+            json.dumps({"keys": [{**key, "kid": kid, "alg": "RS256"} for kid, key in public.items()]})
+        )
+        (tmp_path / "new").replace(file)
+
+    def admitted(key, kid):
+        given = jwt.encode({"sub": "ada", "exp": time.time() + 60}, key, "RS256", headers={"kid": kid} if kid else None)
+        try:
+            return guard.admit({b"x-api-key": given.encode()}).tenant.name == "ada"
+        except Unauthorized as error:
+            assert str(error).endswith(".")
+            return False
+
+    now_s = [1000.0]
+    monkeypatch.setattr(guarding, "monotonic", lambda: now_s[0])
+    write(one=RSA)
+    guard = Guard(Configuration((), jwks=str(file)))
+    assert admitted(RSA, "one")
+    assert admitted(RSA, None)
+    assert not admitted(RSA, "two"), "a token that names a key is checked by no other"
+    write(one=RSA, two=other)
+    assert not admitted(other, "two")
+    now_s[0] += 1.0
+    assert admitted(other, "two")
+    file.write_text("{")
+    now_s[0] += 1.0
+    assert admitted(RSA, "one"), "a file that cannot be read takes nobody's key"
+    assert "stay as they were" in caplog.text
+    write(two=other)
+    now_s[0] += 1.0
+    assert not admitted(RSA, "one"), "a key that was taken back opens nothing"
+    assert admitted(other, "two")
 
 
 SECRET = '{"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]}'

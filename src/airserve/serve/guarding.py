@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import math
 import mmap
 import os
@@ -32,6 +33,8 @@ from airserve.serve.configuration import Configuration, ConfigurationError
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 RECHECK_S = 60.0  # a token that was accepted is looked at again after so long, or when it expires
 LOCK_S = 0.05
+REREAD_S = 1.0  # an issuer's keys are looked at again, at most so often
+log = logging.getLogger(__name__)
 
 
 class Unauthorized(PermissionError):
@@ -295,20 +298,43 @@ class _Tokens:
         except ImportError:
             raise ConfigurationError("tokens need the extra `jwt`: pip install 'airserve[jwt]'.") from None
         self._jwt, self._c = jwt, configuration
+        self._stamp, self._keys = _stamp(configuration.jwks), self._read()
+        self._again_s = 0.0  # when the file is looked at again
+
+    def _read(self) -> dict[str | None, Any]:
+        """The keys of the file by their ids. Raises `ConfigurationError`."""
+        jwt, file = self._jwt, self._c.jwks
         try:
-            keys = jwt.PyJWKSet.from_dict(json.loads(Path(configuration.jwks).read_text(encoding="utf-8"))).keys
+            keys = jwt.PyJWKSet.from_dict(json.loads(Path(file).read_text(encoding="utf-8"))).keys
         except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:  # PyJWT takes any JSON
-            raise ConfigurationError(f"{configuration.jwks} holds no public keys ({str(error)[:80]}).") from None
-        self._keys = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
-        if not self._keys:  # a secret that both sides have is no key for others to check by
-            raise ConfigurationError(f"{configuration.jwks} holds no public keys (only secrets).")
+            raise ConfigurationError(f"{file} holds no public keys ({str(error)[:80]}).") from None
+        found = {key.key_id: key for key in keys if key.algorithm_name in ASYMMETRIC}
+        if not found:  # a secret that both sides have is no key for others to check by
+            raise ConfigurationError(f"{file} holds no public keys (only secrets).")
+        return found
+
+    def _key(self, kid: str | None) -> Any:
+        """The key that a token names, else the first; issuers change theirs. Raises `Unauthorized`."""
+        if (now_s := monotonic()) >= self._again_s:
+            self._again_s = now_s + REREAD_S
+            if (stamp := _stamp(self._c.jwks)) != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._keys = self._read()
+                except ConfigurationError as error:
+                    log.warning("an issuer's keys stay as they were: %s", error)
+        keys = self._keys
+        found = next(iter(keys.values())) if kid is None else keys.get(kid) or keys.get(None)
+        if found is None:
+            raise Unauthorized("the token is not accepted: its issuer has no such key; get a new one.")
+        return found
 
     def read(self, token: str) -> tuple[str, float]:
         """Whom a token names (`tenant`, else `azp`, else `sub`) and how long it holds. Raises `Unauthorized`."""
         jwt, c = self._jwt, self._c
         try:
             header = jwt.get_unverified_header(token)
-            key = self._keys.get(header.get("kid")) or next(iter(self._keys.values()))
+            key = self._key(header.get("kid"))
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -317,6 +343,15 @@ class _Tokens:
                 issuer=c.issuer or None,
                 options={"require": ["exp"], "verify_aud": bool(c.audience)},
             )
-        except (jwt.PyJWTError, StopIteration, ValueError) as error:
+        except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized(f"the token is not accepted: {str(error)[:100] or 'it cannot be read'}.") from None
         return str(claims.get("tenant") or claims.get("azp") or claims.get("sub") or "*"), claims["exp"] - time.time()
+
+
+def _stamp(file: str) -> tuple[int, ...]:
+    """What tells a file from another that was put in its place or written over it."""
+    try:
+        of = os.stat(file)
+    except OSError:
+        return ()
+    return of.st_mtime_ns, of.st_ino, of.st_size
