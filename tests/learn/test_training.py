@@ -127,6 +127,18 @@ def noise(rng: np.random.Generator, rows: int) -> list[Tensor]:
     return [torch.tensor(rng.normal(size=(rows, 8)), dtype=torch.float32), torch.tensor(rng.integers(0, 2, rows))]
 
 
+def test_what_a_baseline_lacks_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(data: Data) -> None:
+        raise UserError("scores of translations need the package sacrebleu.")
+
+    worked: list[object] = []
+    monkeypatch.setattr(digits, "baseline", lacks)
+    monkeypatch.setattr("airserve.learn.training.learn", lambda *given: worked.append(given))
+    with pytest.raises(UserError, match="need the package sacrebleu"):
+        train("mlp,epochs=1", "digits", registry=Registry(tmp_path), progress=False)
+    assert not worked
+
+
 def test_training_stops_and_keeps_the_best() -> None:
     """Labels at random: the net learns its rows by heart, the validation loss soon rises."""
     rng = np.random.default_rng(0)
