@@ -123,7 +123,7 @@ def test_json_data(tensor, expected):
         ({}, "neither data nor binary_data_size"),
         ({"data": 3}, "neither data nor binary_data_size"),
         ({"parameters": {"binary_data_size": 8}}, "binary_data_size is 8, 0 bytes are left"),
-        ({"parameters": {"shared_memory_region": "r"}}, "shared memory"),
+        ({"parameters": {"shared_memory_region": "r"}}, "shared_memory_region is not served"),
         ({"name": 3}, "an input has no name"),
     ],
 )

@@ -6,7 +6,7 @@ KServe open-inference-protocol, `required_api.md` and the binary tensor data ext
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -294,8 +294,7 @@ def _tensor(item: Any, binary: memoryview, at: int, role: str) -> tuple[str, str
         if type(size) is not int or size < 0 or at + size > len(binary):
             raise WireError(f"{named}: binary_data_size is {str(size)[:20]}, {len(binary) - at} bytes are left.")
         return name, datatype, unpack(datatype, binary[at : at + size], shape, named), at + size
-    if "shared_memory_region" in parameters:
-        raise WireError(f"{named} lies in shared memory, which is not served; send the data.")
+    refuse_parameters(named, parameters, "send the data")
     if not isinstance(data := item.get("data"), list):
         raise WireError(f"{named} has neither data nor binary_data_size.")
     return name, datatype, from_list(data, datatype, shape, named), at
@@ -313,11 +312,22 @@ def _requested(outputs: Any, as_binary: bool) -> dict[str, bool] | None:
         parameters = item.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise WireError(f"output {item['name']!r}: parameters is not an object of names and values.")
-        for key in ("classification", "shared_memory_region"):
-            if key in parameters:
-                raise WireError(f"output {item['name']!r}: {key} is not served; ask for the tensor.")
+        refuse_parameters(f"output {item['name']!r}", parameters, "ask for the tensor")
         wanted[item["name"]] = bool(parameters.get("binary_data", as_binary))
     return wanted
+
+
+def refuse_parameters(named: str, parameters: Container[str], instead: str) -> None:
+    """Raises `WireError` for parameters of a tensor that change what is asked and are not served, over any protocol."""
+    for key in ("classification", "shared_memory_region"):
+        if key in parameters:
+            raise WireError(f"{named}: {key} is not served; {instead}.")
+
+
+def refuse_to_load_with(parameters: Iterable[str]) -> None:
+    """Raises `WireError` for the parameters of a request to load or unload a model: but for one, none is taken."""
+    if any(key != "unload_dependents" for key in parameters):
+        raise WireError("no parameter is taken: a model is loaded as its source has it.")
 
 
 def _timeout_s(microseconds: Any) -> float | None:

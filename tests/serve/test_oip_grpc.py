@@ -192,8 +192,24 @@ def test_load_and_unload(client, address):
             assert not other.is_model_ready("same")
     with pytest.raises(InferenceServerException, match="no source of this service"):
         client.load_model("nothing")
+    with pytest.raises(InferenceServerException, match="no parameter is taken"):
+        client.load_model("same", config="{}")
+    assert not client.is_model_ready("same")
     client.load_model("same")
     assert client.is_model_ready("same")
+
+
+def test_what_is_not_served_is_refused_and_not_passed_over(client):
+    asked, there = triton.InferRequestedOutput("y", class_count=3), triton.InferRequestedOutput("y")
+    there.set_shared_memory("region", 24)
+    for output, says in ((asked, "classification is not served"), (there, "shared_memory_region is not served")):
+        with pytest.raises(InferenceServerException, match=says) as caught:
+            client.infer("whole", [given("x", x())], outputs=[output])
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    elsewhere = triton.InferInput("x", [2, 4], "FP32")
+    elsewhere.set_shared_memory("region", 32)
+    with pytest.raises(InferenceServerException, match="input 'x': shared_memory_region is not served"):
+        client.infer("whole", [elsewhere])
 
 
 def test_asyncio_and_streams(address, graphs):

@@ -11,6 +11,7 @@ from airserve.model import Array
 from airserve.serve.protocols._messages import classes
 from airserve.serve.served import Served
 from airserve.tensors import DATATYPE, NUMPY, WireError, from_list, unpack
+from airserve.wire import refuse_parameters
 
 RAW_INPUT, RAW_OUTPUT = b"\x3a", b"\x32"  # tags: fields 7 and 6, length-delimited
 CONTENTS = {
@@ -33,6 +34,7 @@ def inputs_of(request: Any) -> dict[str, Array]:
             raise WireError(f"{name} has datatype {tensor.datatype[:20]!r}; choose one of {', '.join(NUMPY)}.")
         if any(axis < 0 for axis in shape):
             raise WireError(f"{name} has shape {str(shape)[:60]}; whole numbers from 0 are wanted.")
+        refuse_parameters(name, tensor.parameters, "send the data")
         if tensor.name in arrays:
             raise WireError(f"{name} is given twice; send it once.")
         if raws:

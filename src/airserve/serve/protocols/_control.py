@@ -14,6 +14,7 @@ from airserve.serve.protocols._contents import M
 from airserve.serve.served import Served
 from airserve.serve.service import Service, UnknownEndpoint
 from airserve.tensors import DATATYPE
+from airserve.wire import refuse_to_load_with
 
 OPEN = ("ServerLive", "ServerReady")  # to whoever asks
 
@@ -106,6 +107,7 @@ class Control:
     def _change(self, what: Any, request: Any, admitted: Admitted | None) -> Any:
         if admitted is not None and not admitted.tenant.admin:
             raise Forbidden(f"{admitted.tenant.name} may not load or unload models; that takes a key of an admin.")
+        refuse_to_load_with(request.parameters)
         return self._changed(what, request.model_name)
 
     async def _changed(self, what: Any, model: str) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE = "inference.GRPCInferenceService"
-# message: fields as in a .proto file; `map` is map<string, InferParameter>, `choice` begins the fields of one oneof.
+# message: fields as in a .proto file; `map` is map<string, InferParameter> or of what it names, `choice` begins the
+# fields of one oneof.
 MESSAGES = {
     "ServerLiveRequest": "", "ServerLiveResponse": "bool live=1",
     "ServerReadyRequest": "", "ServerReadyResponse": "bool ready=1",
@@ -49,9 +50,13 @@ MESSAGES = {
     "RepositoryIndexRequest": "string repository_name=1; bool ready=2",
     "RepositoryIndexResponse.ModelIndex": "string name=1; string version=2; string state=3; string reason=4",
     "RepositoryIndexResponse": "repeated RepositoryIndexResponse.ModelIndex models=1",
-    "RepositoryModelLoadRequest": "string repository_name=1; string model_name=2",
+    "ModelRepositoryParameter": "choice; bool bool_param=1; int64 int64_param=2; string string_param=3; "
+    "bytes bytes_param=4",
+    "RepositoryModelLoadRequest": "string repository_name=1; string model_name=2; "
+    "map ModelRepositoryParameter parameters=3",
     "RepositoryModelLoadResponse": "",
-    "RepositoryModelUnloadRequest": "string repository_name=1; string model_name=2",
+    "RepositoryModelUnloadRequest": "string repository_name=1; string model_name=2; "
+    "map ModelRepositoryParameter parameters=3",
     "RepositoryModelUnloadResponse": "",
 }  # fmt: skip
 Field = descriptor_pb2.FieldDescriptorProto
@@ -89,12 +94,12 @@ def _add(message: Any, path: str, text: str) -> None:
     if message.oneof_decl:
         field.oneof_index = 0
     kind = getattr(Field, f"TYPE_{words[-1].upper()}", None)
-    if words[-1] == "map":
+    if words[0] == "map":
         entry = message.nested_type.add(name="ParametersEntry")
         entry.options.map_entry = True
         entry.field.add(name="key", number=1, type=Field.TYPE_STRING, label=Field.LABEL_OPTIONAL)
         value = entry.field.add(name="value", number=2, type=Field.TYPE_MESSAGE, label=Field.LABEL_OPTIONAL)
-        value.type_name = ".inference.InferParameter"
+        value.type_name = f".inference.{words[1] if words[1:] else 'InferParameter'}"
         field.type, field.type_name = Field.TYPE_MESSAGE, f"{path}.ParametersEntry"
     elif kind is None:
         field.type, field.type_name = Field.TYPE_MESSAGE, f".inference.{words[-1]}"

@@ -234,8 +234,9 @@ def _change(service: Service, head: Head) -> Respond:
 
     async def change(body: bytes) -> bytes:
         parameters = _object(body).get("parameters") or {}
-        if not isinstance(parameters, dict) or any(key != "unload_dependents" for key in parameters):
-            raise WireError("no parameter is taken: a model is loaded as its source has it.")
+        if not isinstance(parameters, dict):
+            raise WireError("parameters is not an object of names and values.")
+        wire.refuse_to_load_with(parameters)
         await service.change("load" if what == "load" else "unload", unquote(name))
         return _json({})
 

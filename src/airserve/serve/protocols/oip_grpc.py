@@ -31,7 +31,7 @@ from airserve.serve.protocols._messages import SERVICE
 from airserve.serve.served import BadInput, EngineFailed, Served
 from airserve.serve.service import Fixed, Service, UnknownEndpoint
 from airserve.tensors import DATATYPE, NUMPY, WireError, pack
-from airserve.wire import BODY_LIMIT_BYTES
+from airserve.wire import BODY_LIMIT_BYTES, refuse_parameters
 
 SPARE = 16  # calls above those that may wait for a core
 KNOWN = 256  # keys that are remembered
@@ -246,6 +246,8 @@ class _Methods:
         permit(admitted, request.model_name)
         served = service.endpoint(request.model_name, request.model_version)
         inputs = inputs_of(request)
+        for output in request.outputs:
+            refuse_parameters(f"output {output.name!r}", output.parameters, "ask for the tensor")
         requested = [output.name for output in request.outputs]
         served.check_requested(requested, served.outputs)
         wanted = [k for k, tensor in enumerate(served.outputs) if not requested or tensor.name in requested]
