@@ -68,3 +68,47 @@ def test_a_request_takes_an_idle_connection_or_a_new_one_while_there_may_be_more
         server.close()
 
     uvloop.run(run())
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["alone", "before another"])
+def test_a_connection_on_which_nobody_waits_for_the_first_answer_is_given_up(behind):
+    """As after a hedge that has won: whoever asks next is answered on another."""
+    opened = []
+
+    async def serve(reader, writer):
+        opened.append(writer)
+        while line := (await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b""):
+            if len(opened) > 1:
+                writer.write(wire.http_response(200, line.split(b" ")[1]))
+        writer.close()
+
+    async def run():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        upstream = Upstream(Route("127.0.0.1", server.sockets[0].getsockname()[1], "m"))
+
+        def ask(k, within_s):
+            request = b"GET /%d HTTP/1.1\r\n\r\n" % k
+            return asyncio.ensure_future(upstream.exchange(request, time.monotonic() + within_s))
+
+        first = ask(0, 60)
+        while not upstream.waiting or not opened:
+            await asyncio.sleep(0.001)
+        if behind:
+            late = ask(1, 0.05)
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        if behind:
+            assert upstream.waiting == 2
+            with pytest.raises(TimeoutError):
+                await late
+        assert upstream.waiting == 0
+        answer, _ = await ask(2, 10)
+        upstream.close()
+        for writer in opened:
+            writer.close()
+        server.close()
+        return answer.body
+
+    assert uvloop.run(run()) == b"/2"

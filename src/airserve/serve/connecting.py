@@ -131,10 +131,16 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(max(within_s, 0)):
                 answer, ended = await future
         except TimeoutError:
-            # The oldest is late: nothing behind it can be answered before it, so the connection is of no use.
-            # A later one stays in the row, cancelled, and its answer is dropped when it comes.
-            if self._waiting and self._waiting[0] is future:
+            # Where nobody waits for what is before it, nothing behind it can be answered before it either: the
+            # connection is of no use. Else it stays in the row, cancelled, and its answer is dropped when it comes.
+            oldest = next((one for one in self._waiting if one is future or not one.done()), None)
+            if oldest is future:
                 self._fail(ConnectionAbortedError("an earlier answer did not come"))
+            raise
+        except asyncio.CancelledError:
+            # Whoever asks next is not to wait behind answers that nobody wants, and the place is to know of it.
+            if self._waiting and all(one.done() for one in self._waiting):
+                self._fail(ConnectionAbortedError("nobody waits for its answers"))
             raise
         return answer, AirBytes(self.port, up, (ended - answer.size_bytes, ended))
 
