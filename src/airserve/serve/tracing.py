@@ -6,8 +6,10 @@ OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME). Attributes have the names of its semant
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, final
 
 from airserve.serve.configuration import ConfigurationError
@@ -15,11 +17,13 @@ from airserve.serve.guarding import Admitted
 from airserve.serve.protocols import _http
 from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._observing import observed
+from airserve.serve.protocols._openapi import document
 from airserve.timing import TimingError, parse_timing
 
 if TYPE_CHECKING:
     from airserve.serve.protocols._calls import Call  # which needs grpcio
 
+KNOWN = 1024  # paths whose route is kept
 FLUSH_MS = 1500  # at the end, for spans that were not sent yet
 HEAD_BYTES = 2048  # of an answer, where its Server-Timing is
 CALLED = frozenset(("ServerLive", "ServerReady"))  # as PROBES, over gRPC
@@ -74,7 +78,7 @@ class Spans:
         except TimingError:
             entries = []
         parts = [(entry.name, entry.ms / 1e3) for entry in entries]
-        name = f"{head.method} {_route(head.path)}"
+        name = f"{head.method} {_route(head.path)}".rstrip()
         self._tell(name, given, attributes, model, head.admitted, status >= 500, arrived_s, parts)
 
     def called(self, call: Call, status: str) -> None:
@@ -130,15 +134,18 @@ class Spans:
         return observed(answer, failed, tell)
 
 
-def _route(path: str) -> str:
-    """A path without what differs between models, as spans are grouped by it.
+@cache
+def _paths() -> list[tuple[re.Pattern[str], str]]:
+    """Those that are served, without names before those with."""
+    paths = sorted(document()["paths"], key=lambda path: path.count("{"))
+    return [(re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), path) for path in paths]
 
-    >>> _route("/v2/models/mlp/versions/3/infer"), _route("/v2")
-    ('/v2/models/{model}/versions/{version}/infer', '/v2')
+
+@lru_cache(KNOWN)
+def _route(path: str) -> str:
+    """A path as the API has it, by which spans are grouped; whoever asks for others adds no group.
+
+    >>> _route("/v2/models/mlp/versions/3/infer"), _route("/v2"), _route("/v2/models/stats"), _route("/.git/config")
+    ('/v2/models/{model}/versions/{version}/infer', '/v2', '/v2/models/stats', '')
     """
-    parts = path.split("/")
-    if parts[1:3] == ["v2", "models"] and len(parts) > 3:
-        parts[3] = "{model}"
-        if parts[4:5] == ["versions"] and len(parts) > 5:
-            parts[5] = "{version}"
-    return "/".join(parts[:8])
+    return next((template for pattern, template in _paths() if pattern.fullmatch(path)), "")
