@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
 
 Counts = dict[tuple[str, str], tuple[int, int, int, int]]
+NOTHING = (0, 0, 0, 0)
 
 
 def counts(url: str, key: str = "") -> Counts:
@@ -65,12 +66,18 @@ def rows(before: Counts, after: Counts, seconds: float) -> list[Row]:
 
     >>> rows({("m", "1"): (5, 0, 0, 0)}, {("m", "1"): (15, 1, 20_000_000, 40_000_000)}, 2.0)
     [Row(model='m', version='1', per_s=5.0, failed_per_s=0.5, queue_ms=2.0, compute_ms=4.0, answered=15)]
+
+    A service that was started again counts from nothing:
+
+    >>> rows({("m", "1"): (500, 3, 0, 0)}, {("m", "1"): (4, 0, 4_000_000, 0)}, 2.0)
+    [Row(model='m', version='1', per_s=2.0, failed_per_s=0.0, queue_ms=1.0, compute_ms=0.0, answered=4)]
     """
     made = []
     for (model, version), now in after.items():
-        answered, failed, queue_ns, compute_ns = (
-            a - b for a, b in zip(now, before.get((model, version), (0, 0, 0, 0)), strict=True)
-        )
+        since = before.get((model, version), NOTHING)
+        if any(a < b for a, b in zip(now, since, strict=True)):  # it has begun anew
+            since = NOTHING
+        answered, failed, queue_ns, compute_ns = (a - b for a, b in zip(now, since, strict=True))
         each = 1e-6 / answered if answered else 0.0
         made.append(
             Row(model, version, answered / seconds, failed / seconds, queue_ns * each, compute_ns * each, now[0])
