@@ -199,6 +199,19 @@ def test_what_a_path_does_not_take_is_told_what_it_takes(mast, request_, allow):
     assert f"Allow: {allow}" in lines
 
 
+def test_a_target_in_absolute_form_is_that_of_its_path(mast, graphs):
+    whole = asked(2.0)
+    given = whole.replace(b" /v2/", b" http://elsewhere:1/v2/", 1)
+    assert given != whole
+    with connect(mast) as one:
+        one.sendall(given + given + b"GET http://h/v2 HTTP/1.1\r\nHost: h\r\n\r\n")
+        *infers, server = answers(one, 3)
+    expected = Engine(graphs["whole"]).run([np.full((1, 4), 2.0, "float32")])[0]
+    for answer in infers:
+        np.testing.assert_allclose(outputs(answer)[0][1], expected, rtol=1e-6)
+    assert json.loads(server.body)["name"] == "airserve"
+
+
 UPGRADE = (  # as curl --http2 and Java's HttpClient ask whoever they do not know
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n"
 )

@@ -7,6 +7,7 @@ from typing import Any, final
 
 AGAIN_LIMIT_BYTES = 4096  # a longer header is parsed each time
 LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *([0-9]+)\r\n")
+ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 DIGITS = 9  # of a body's length; a longer body is the parser's
 
 
@@ -20,6 +21,8 @@ class Head:
     )  # fmt: skip
 
     def __init__(self, method: str, url: bytes, headers: dict[bytes, bytes]) -> None:
+        if not url.startswith(b"/"):
+            url = _origin(url)
         path, _, query = url.partition(b"?")
         self.method = method
         self.path = path.decode("latin-1")
@@ -44,6 +47,18 @@ class Head:
             other.query,
             other.headers,
         )
+
+
+def _origin(url: bytes) -> bytes:
+    """A target in absolute form, which a server must take too (RFC 9112 3.2.2), without scheme and authority.
+
+    >>> _origin(b"http://h:8000/v2?a=1"), _origin(b"HTTP://h?a"), _origin(b"*")
+    (b'/v2?a=1', b'/?a', b'*')
+    """
+    if (found := ABSOLUTE.match(url)) is None:
+        return url
+    rest = url[found.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def repeatable(head: Head, data: bytes) -> Head | None:
