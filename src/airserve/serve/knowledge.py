@@ -5,11 +5,14 @@ Each belongs to a tenant, who sees no other's. Vectors stand beside the passages
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -29,7 +32,7 @@ CREATE TABLE IF NOT EXISTS passages (
 CREATE INDEX IF NOT EXISTS passages_of ON passages (document);
 CREATE TABLE IF NOT EXISTS assistants (id TEXT PRIMARY KEY, tenant TEXT, said TEXT, created TEXT, updated TEXT);
 """
-KEPT = 8  # knowledge bases whose vectors a worker keeps in memory
+KEPT_BYTES = 256 << 20  # of vectors that a worker keeps in memory
 
 
 class Passages(NamedTuple):
@@ -44,18 +47,26 @@ class Taken(LookupError):
     """A name that a tenant has given already; the message is one sentence."""
 
 
+class Gone(LookupError):
+    """A knowledge base that was deleted meanwhile; the message is one sentence."""
+
+
 @final
 class Knowledge:
-    """The store in a folder; rows are given as dictionaries. Raises `OSError`, `sqlite3.Error`."""
+    """The store in a folder; rows are given as dictionaries. Raises `OSError`, `sqlite3.Error`.
+
+    What takes long, `index` and `passages`, may be asked on any thread; all else on the one that made it.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(folder / "knowledge.sqlite", timeout=5.0, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
+        self._file = folder / "knowledge.sqlite"
+        self._db = _opened(self._file)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA foreign_keys=ON")
         self._db.executescript(SCHEMA)
-        self._kept: dict[tuple[str, str], tuple[int, Passages]] = {}
+        self._kept: dict[tuple[str, str], tuple[int, Passages]] = {}  # the latest read last
+        self._reading = threading.Lock()
+        self.indexing = asyncio.Lock()  # of a worker, one document at a time
 
     # knowledge bases
 
@@ -89,31 +100,32 @@ class Knowledge:
     # documents
 
     def add_document(self, base: str, filename: str, form: str) -> str:
-        """A document that is being indexed, by this process."""
+        """A document that is being indexed, by this process. Raises `Gone`."""
         identity = str(uuid.uuid4())
-        self._db.execute(
-            "INSERT INTO documents VALUES (?, ?, ?, ?, ?, 'PROCESSING', ?)",
-            (identity, base, filename, form, _now(), os.getpid()),
-        )
+        try:
+            self._db.execute(
+                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, 'PROCESSING', ?)",
+                (identity, base, filename, form, _now(), os.getpid()),
+            )
+        except sqlite3.IntegrityError:
+            raise _gone(base) from None
         return identity
 
     def index(self, document: str, encoder: str, texts: Sequence[str], vectors: Array) -> None:
         """A document's passages are there: from now on they are found."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            if not self._db.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone():
+        made = [(document, encoder, t, v.astype("<f4").tobytes()) for t, v in zip(texts, vectors, strict=True)]
+        with self._apart() as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            if not db.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone():
                 return  # deleted meanwhile
-            self._db.executemany(
-                "INSERT INTO passages VALUES (?, ?, ?, ?)",
-                [(document, encoder, t, v.astype("<f4").tobytes()) for t, v in zip(texts, vectors, strict=True)],
-            )
-            self._status(document, "READY")
+            db.executemany("INSERT INTO passages VALUES (?, ?, ?, ?)", made)
+            _status(db, document, "READY")
 
     def fail(self, document: str) -> None:
-        self._status(document, "FAILED")
+        _status(self._db, document, "FAILED")
 
     def drop_document(self, document: str) -> None:
-        self._status(document, "FAILED")  # for the revision
+        _status(self._db, document, "FAILED")  # for the revision
         self._db.execute("DELETE FROM documents WHERE id = ?", (document,))
 
     def documents(self, base: str, identity: str | None = None) -> list[dict[str, Any]]:
@@ -132,22 +144,21 @@ class Knowledge:
         return [row[0] for row in found]
 
     def passages(self, base: str, encoder: str) -> Passages:
-        """What can be searched with an encoder's vectors."""
-        (revision,) = self._db.execute("SELECT revision FROM bases WHERE id = ?", (base,)).fetchone()
-        kept = self._kept.get((base, encoder))
-        if kept is not None and kept[0] == revision:
-            return kept[1]
-        found = self._db.execute(
-            "SELECT text, filename, vector FROM passages JOIN documents ON document = id "
-            "WHERE base = ? AND encoder = ? ORDER BY passages.rowid",
-            (base, encoder),
-        ).fetchall()
-        vectors = np.stack([np.frombuffer(row[2], "<f4") for row in found]) if found else np.zeros((0, 1), "float32")
-        made = Passages([row[0] for row in found], [row[1] for row in found], vectors)
-        if len(self._kept) >= KEPT:
-            self._kept.clear()
-        self._kept[base, encoder] = revision, made
-        return made
+        """What can be searched with an encoder's vectors. Raises `Gone`."""
+        kept, key = self._kept, (base, encoder)
+        with self._apart() as db:
+            row = db.execute("SELECT revision FROM bases WHERE id = ?", (base,)).fetchone()
+            if row is None:
+                raise _gone(base)
+            if (found := kept.get(key)) is not None and found[0] == row[0]:
+                return found[1]
+            with self._reading:  # once, by whoever asks first
+                if (found := kept.get(key)) is None or found[0] != row[0]:
+                    kept.pop(key, None)
+                    found = kept[key] = row[0], _read(db, base, encoder)
+                    while len(kept) > 1 and sum(one.vectors.nbytes for _, one in kept.values()) > KEPT_BYTES:
+                        del kept[next(iter(kept))]
+                return found[1]
 
     # assistants
 
@@ -177,11 +188,42 @@ class Knowledge:
         found = self._db.execute(f"SELECT * FROM {table} WHERE tenant = ?{which} ORDER BY rowid", given)
         return [dict(row) for row in found]
 
-    def _status(self, document: str, status: str) -> None:
-        self._db.execute("UPDATE documents SET status = ? WHERE id = ?", (status, document))
-        self._db.execute(
-            "UPDATE bases SET revision = revision + 1 WHERE id = (SELECT base FROM documents WHERE id = ?)", (document,)
-        )
+    @contextmanager
+    def _apart(self) -> Iterator[sqlite3.Connection]:
+        """A connection for this thread alone; to open one takes less than any use of it."""
+        db = _opened(self._file)
+        try:
+            yield db
+        finally:
+            db.close()
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(file, timeout=5.0, isolation_level=None)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA foreign_keys=ON")
+    return db
+
+
+def _read(db: sqlite3.Connection, base: str, encoder: str) -> Passages:
+    found = db.execute(
+        "SELECT text, filename, vector FROM passages JOIN documents ON document = id "
+        "WHERE base = ? AND encoder = ? ORDER BY passages.rowid",
+        (base, encoder),
+    ).fetchall()
+    vectors = np.stack([np.frombuffer(row[2], "<f4") for row in found]) if found else np.zeros((0, 1), "float32")
+    return Passages([row[0] for row in found], [row[1] for row in found], vectors)
+
+
+def _status(db: sqlite3.Connection, document: str, status: str) -> None:
+    db.execute("UPDATE documents SET status = ? WHERE id = ?", (status, document))
+    db.execute(
+        "UPDATE bases SET revision = revision + 1 WHERE id = (SELECT base FROM documents WHERE id = ?)", (document,)
+    )
+
+
+def _gone(base: str) -> Gone:
+    return Gone(f"there is no knowledge base {base} any more.")
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function
+from airserve.serve import knowledge
+from airserve.serve.batching import Overloaded
 from airserve.serve.guarding import new_key
-from airserve.serve.knowledge import Knowledge, Taken
+from airserve.serve.knowledge import Gone, Knowledge, Taken
 from airserve.serve.protocols import camara
 from airserve.serve.protocols._camara_asked import Asked
 from airserve.serve.protocols._camara_requests import Refused, read_upload
@@ -219,6 +222,98 @@ def test_what_several_encoders_have_read_is_searched_as_if_one_had(encoder, tmp_
     uvloop.run(run())
 
 
+FORM = "multipart/form-data; boundary=x"
+
+
+def inside(encoder, folder, talk):
+    """Runs `talk(asked, upload)` against a service with an encoder; `upload(base, text)` gives the answer."""
+    function = Function("minilm", "model", str(encoder / "model.onnx"))
+
+    async def run():
+        service = Service(SiteProcess("s", "h", 0, 1, (Endpoint("one", (function,)),)))
+        service.knowledge = str(folder)
+        asked = Asked(service, Head("POST", b"/", {}), b"", time.monotonic(), ())
+
+        async def upload(base, text):
+            path = f"/knowledge-base/v0.2rc1/knowledge-bases/{base}/documents"
+            part = f'Content-Disposition: form-data; name="document"; filename="a.txt"\r\n\r\n{text}'
+            head = Head("POST", path.encode(), {b"content-type": FORM.encode()})
+            return await camara.find(path)["POST"](service, head)(f"--x\r\n{part}\r\n--x--".encode(), time.monotonic())
+
+        try:
+            return await talk(asked, upload)
+        finally:
+            asked.known.close()
+            service.close()
+
+    return uvloop.run(run())
+
+
+def test_documents_are_indexed_one_after_another_and_wait_where_a_worker_is_busy(
+    encoder, tmp_path, monkeypatch, caplog
+):
+    embed, at_once, refused = camara.embed, [0, 0], []
+    monkeypatch.setattr(Overloaded, "retry_s", 0.001)
+    monkeypatch.setattr(camara, "WAITING", 6)
+
+    async def busy(*given):
+        if len(refused) < 7:
+            refused.append(given)
+            raise Overloaded("256 requests wait already.")
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        await asyncio.sleep(0.001)
+        found = await embed(*given)
+        at_once[0] -= 1
+        return found
+
+    monkeypatch.setattr(camara, "embed", busy)
+    texts = ["\n\n".join(f"radio {k} {' model' * 40}" for k in range(30)), *["The mast."] * 4, "  "]
+
+    async def talk(asked, upload):
+        base = asked.known.add_base("", "plant", None)
+        found = [await upload(base, text) for text in texts]
+        with pytest.raises(Overloaded, match="6 documents wait"):
+            await upload(base, "One more.")
+        await asyncio.gather(*camara._indexing)
+        whole = asked.known.passages(base, "one").texts
+        return found, [one["status"] for one in asked.known.documents(base)], whole
+
+    found, states, whole = inside(encoder, tmp_path, talk)
+    assert all(answer.startswith(b"HTTP/1.1 201 ") for answer in found)
+    assert states == ["READY"] * 5 + ["FAILED"]
+    assert at_once == [0, 1]
+    assert whole == texts[0].split("\n\n") + ["The mast."] * 4
+    assert "cannot be indexed: the document holds no text" in caplog.text
+
+
+def test_a_knowledge_base_that_is_deleted_meanwhile_is_not_there(encoder, tmp_path, monkeypatch):
+    embed = camara.embed
+
+    async def talk(asked, upload):
+        base = asked.known.add_base("", "plant", None)
+        await upload(base, "The mast.")
+        await asyncio.gather(*camara._indexing)
+
+        async def slow(*given):
+            asked.known.drop_base(base)
+            return await embed(*given)
+
+        monkeypatch.setattr(camara, "embed", slow)
+        with pytest.raises(Gone, match="no knowledge base"):
+            await camara._found(asked, base, "mast", time.monotonic() + 10)
+        with pytest.raises(Gone, match="no knowledge base"):
+            asked.known.add_document(base, "a.txt", "TXT")
+
+    inside(encoder, tmp_path, talk)
+
+
+def test_a_form_that_holds_no_document_for_its_size_is_not_parsed(monkeypatch):
+    monkeypatch.setattr("email.parser.BytesParser", None)
+    with pytest.raises(Refused, match="passes 1048576 bytes"):
+        read_upload(FORM.encode(), b"\n" * (2 << 20))
+
+
 def test_knowledge_is_made_changed_and_deleted_whichever_worker_is_asked(alone):
     top = "/knowledge-base/knowledge-bases"
     identity = alone.ask("POST", top, {"name": "short"}).json()["knowledgeBaseId"]
@@ -358,8 +453,10 @@ def test_two_processes_see_one_store(tmp_path):
     two.add_base("u", "n", None)
     document = two.add_document(base, "a.txt", "TXT")
     assert one.passages(base, "e").texts == []
-    two.index(document, "e", ["x", "y"], np.eye(2, dtype="float32"))
-    assert one.passages(base, "e").texts == ["x", "y"]
+    with ThreadPoolExecutor(1) as aside:  # as what takes long is asked
+        aside.submit(two.index, document, "e", ["x", "y"], np.eye(2, dtype="float32")).result()
+        assert aside.submit(one.passages, base, "e").result().texts == ["x", "y"]
+    assert one.passages(base, "e") is one.passages(base, "e"), "it is read once"
     np.testing.assert_array_equal(one.passages(base, "e").vectors, np.eye(2))
     two.drop_document(document)
     assert one.passages(base, "e").texts == []
@@ -368,6 +465,19 @@ def test_two_processes_see_one_store(tmp_path):
     assert two.documents(base, late)[0]["status"] == "FAILED"
     one.close()
     two.close()
+
+
+def test_vectors_in_memory_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge, "KEPT_BYTES", 100)  # of 64 bytes each, one
+    store = Knowledge(tmp_path)
+    bases = [store.add_base("t", name, None) for name in "ab"]
+    for base in bases:
+        store.index(store.add_document(base, "a.txt", "TXT"), "e", ["x"], np.ones((1, 16), "float32"))
+    first = store.passages(bases[0], "e")
+    assert store.passages(bases[0], "e") is first
+    store.passages(bases[1], "e")
+    assert store.passages(bases[0], "e") is not first
+    store.close()
 
 
 @settings(deadline=None)

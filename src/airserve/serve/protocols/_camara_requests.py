@@ -17,6 +17,7 @@ import orjson
 
 FORMATS = {".txt": "TXT", ".csv": "CSV"}
 DOCUMENT_BYTES = 1 << 20
+FORM_BYTES = DOCUMENT_BYTES + (64 << 10)  # with what stands around the document
 LONGEST = {"name": 255, "description": 4096, "configurationPrompt": 8192, "openingRemarks": 4096, "prompt": 1000}
 MODEL_LONGEST = 128
 
@@ -107,6 +108,8 @@ def read_upload(media: bytes, body: bytes) -> Document:
     """The field `document` of a form (RFC 7578). Raises `Refused`."""
     if not media.lower().startswith(b"multipart/form-data"):
         raise Refused("send the document as multipart/form-data.", 415, "UNSUPPORTED_MEDIA_TYPE")
+    if len(body) > FORM_BYTES:  # the parser takes its time
+        raise _too_long()
     parser = email.parser.BytesParser(policy=email.policy.HTTP)
     form = parser.parsebytes(b"Content-Type: " + media.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n\r\n" + body)
     parts = list(form.iter_parts()) if form.is_multipart() else []
@@ -120,11 +123,15 @@ def read_upload(media: bytes, body: bytes) -> Document:
     content = parts[0].get_payload(decode=True)
     data = content if isinstance(content, bytes) else b""
     if len(data) > DOCUMENT_BYTES:
-        raise Refused(f"the document passes {DOCUMENT_BYTES} bytes; send it in parts.", code="OUT_OF_RANGE")
+        raise _too_long()
     try:
         return Document(given, form_of, data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise Refused(f"{given[:60]!r} is not UTF-8.") from None
+
+
+def _too_long() -> Refused:
+    return Refused(f"the document passes {DOCUMENT_BYTES} bytes; send it in parts.", code="OUT_OF_RANGE")
 
 
 def _kind(wanted: type) -> str:

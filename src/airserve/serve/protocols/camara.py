@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from airserve import wire
-from airserve.model import ModelError
+from airserve.model import Array, ModelError
 from airserve.serve.batching import DeadlineExceeded, Overloaded
-from airserve.serve.encoding import Encoder
+from airserve.serve.encoding import TOGETHER, Encoder
 from airserve.serve.generating import Closed, Generator
 from airserve.serve.guarding import Forbidden, TooMany, Unauthorized
-from airserve.serve.knowledge import Taken
+from airserve.serve.knowledge import Gone, Knowledge, Taken
 from airserve.serve.protocols._camara_asked import Asked, respond
 from airserve.serve.protocols._camara_requests import (
+    Document,
     Refused,
     read_body,
     read_id,
@@ -45,12 +46,14 @@ VERSION = "v0.2rc1"
 CODES: dict[type[Exception], tuple[int, str]] = {
     wire.TooLarge: (413, "INVALID_ARGUMENT"), BadInput: (400, "INVALID_ARGUMENT"),
     ModelError: (400, "INVALID_ARGUMENT"), UnknownEndpoint: (400, "INVALID_ARGUMENT"), NotFound: (404, "NOT_FOUND"),
-    NotAllowed: (405, "METHOD_NOT_ALLOWED"), Taken: (409, "ALREADY_EXISTS"), Unauthorized: (401, "UNAUTHENTICATED"),
+    Gone: (404, "NOT_FOUND"), NotAllowed: (405, "METHOD_NOT_ALLOWED"), Taken: (409, "ALREADY_EXISTS"),
+    Unauthorized: (401, "UNAUTHENTICATED"),
     Forbidden: (403, "PERMISSION_DENIED"), TooMany: (429, "TOO_MANY_REQUESTS"), EngineFailed: (500, "INTERNAL"),
     Overloaded: (503, "UNAVAILABLE"), Closed: (503, "UNAVAILABLE"), DeadlineExceeded: (504, "TIMEOUT"),
 }  # fmt: skip
 BASES, DOCUMENTS, ASSISTANTS = 100, 1000, 1000  # of a tenant, of a base, of a tenant
 PASSAGE = 128  # tokens, for the encoder
+WAITING = 64  # documents that a worker holds until their turn
 FOUND = 3  # passages that are put before a question
 ASSISTANT: dict[str, type] = {
     "name": str, "description": str, "knowledgeBaseId": str, "toolIds": list, "configurationPrompt": str,
@@ -95,9 +98,9 @@ def _route(work: Work, ids: Sequence[str]) -> Route:
     return route
 
 
-def _listed(asked: Asked, items: list[dict[str, Any]]) -> bytes:
+def _listed(asked: Asked, items: list[dict[str, Any]], say: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
     page, per_page = read_page(asked.head.query)
-    some = items[(page - 1) * per_page : page * per_page]
+    some = [say(item) for item in items[(page - 1) * per_page : page * per_page]]
     pages = {"page": page, "perPage": per_page, "totalCount": len(items), "totalPages": -(-len(items) // per_page)}
     return respond(asked.head, 200, {"items": some, "pagination": pages})
 
@@ -124,7 +127,7 @@ def _create_base(asked: Asked) -> bytes:
 
 
 def _list_bases(asked: Asked) -> bytes:
-    return _listed(asked, [_said_base(asked, base) for base in asked.known.bases(asked.tenant)])
+    return _listed(asked, asked.known.bases(asked.tenant), lambda base: _said_base(asked, base))
 
 
 def _get_base(asked: Asked) -> bytes:
@@ -146,22 +149,26 @@ def _delete_base(asked: Asked) -> bytes:
     return respond(asked.head, 204)
 
 
-def _upload(asked: Asked) -> bytes:
+async def _upload(asked: Asked) -> bytes:
     base = asked.base(asked.ids[0])["id"]
-    document = read_upload(asked.head.headers.get(b"content-type", b""), asked.body)
+    document = await asyncio.to_thread(read_upload, asked.head.headers.get(b"content-type", b""), asked.body)
     _room(len(asked.known.documents(base)), DOCUMENTS, "documents in a knowledge base")
+    if len(_indexing) >= WAITING:
+        raise Overloaded(f"{WAITING} documents wait to be indexed already; send it again later.")
     served = asked.encoder(asked.known.encoders(base))
     identity = asked.known.add_document(base, document.filename, document.format)
-    task = asyncio.get_running_loop().create_task(_index(asked, served, identity, document.format, document.text))
+    task = asyncio.get_running_loop().create_task(_index(asked.service, asked.known, served, identity, document))
     _indexing.add(task)
     task.add_done_callback(_indexing.discard)
     where = f"Location: /knowledge-base/{VERSION}/knowledge-bases/{base}/documents/{identity}\r\n"
-    (row,) = asked.known.documents(base, identity)
-    return respond(asked.head, 201, _said_document(row), where)
+    found = asked.known.documents(base, identity)
+    if not found:
+        raise NotFound(f"there is no knowledge base {base} any more.")
+    return respond(asked.head, 201, _said_document(found[0]), where)
 
 
-async def _index(asked: Asked, served: Served, document: str, form: str, text: str) -> None:
-    """Finds a document's passages and their vectors, between the requests of others."""
+async def _index(service: Service, known: Knowledge, served: Served, identity: str, document: Document) -> None:
+    """Finds a document's passages and their vectors, between the requests of others and after earlier documents."""
     encoder = served.language
     assert isinstance(encoder, Encoder)
     size = min(PASSAGE, encoder.context)
@@ -170,18 +177,29 @@ async def _index(asked: Asked, served: Served, document: str, form: str, text: s
         def count(part: str) -> int:
             return len(encoder.tokenizer.encode(part))
 
-        return [piece for row in (rows(text) if form == "CSV" else [text]) for piece in passages(row, size, count)]
+        texts = rows(document.text) if document.format == "CSV" else [document.text]
+        return [piece for row in texts for piece in passages(row, size, count)]
 
     try:
-        found = await asyncio.to_thread(cut)
-        if not found:
-            raise BadInput("the document holds no text.")
-        vectors, _ = await embed(asked.service, served, encoder, found, time.monotonic(), math.inf)
-        asked.known.index(document, served.name, found, np.stack(vectors))
+        async with known.indexing:
+            found = await asyncio.to_thread(cut)
+            if not found:
+                raise BadInput("the document holds no text.")
+            vectors: list[Array] = []
+            while some := found[len(vectors) : len(vectors) + TOGETHER]:
+                try:
+                    made, _ = await embed(service, served, encoder, some, time.monotonic(), math.inf)
+                except Overloaded as error:  # those who wait for an answer go first
+                    await asyncio.sleep(error.retry_s)
+                else:
+                    vectors += made
+            await asyncio.to_thread(known.index, identity, served.name, found, np.stack(vectors))
+    except (BadInput, csv.Error) as error:
+        log.warning("the document %s cannot be indexed: %s", identity, error)
+        known.fail(identity)
     except Exception as error:
-        if not isinstance(error, (BadInput, csv.Error, Overloaded)):
-            log.error("a document could not be indexed", exc_info=error)
-        asked.known.fail(document)
+        log.error("the document %s could not be indexed", identity, exc_info=error)
+        known.fail(identity)
 
 
 _indexing: set[asyncio.Task[None]] = set()
@@ -232,7 +250,7 @@ def _create_assistant(asked: Asked) -> bytes:
 
 
 def _list_assistants(asked: Asked) -> bytes:
-    return _listed(asked, [_said_assistant(one) for one in asked.known.assistants(asked.tenant)])
+    return _listed(asked, asked.known.assistants(asked.tenant), _said_assistant)
 
 
 def _get_assistant(asked: Asked) -> bytes:
@@ -260,7 +278,7 @@ async def _answer(asked: Asked) -> bytes:
     assistant = asked.assistant(read_id(said["assistantId"], "assistantId"))["said"]
     try:
         finished, text, reference = await _generated(asked, assistant, said["prompt"])
-    except (UnknownEndpoint, Forbidden, Refused, NotFound, BadInput, EngineFailed, DeadlineExceeded) as error:
+    except (UnknownEndpoint, Forbidden, Refused, NotFound, Gone, BadInput, EngineFailed, DeadlineExceeded) as error:
         finished, text, reference = "ERROR", str(error), ""
     answer = {"success": finished != "ERROR", "finished": finished, "answerText": text[:65_535]}
     return respond(asked.head, 200, answer | ({"reference": reference[:255]} if reference else {}))
@@ -309,15 +327,17 @@ async def _found(asked: Asked, base: str, question: str, deadline_s: float) -> l
         encoder = served.language
         assert isinstance(encoder, Encoder)
         vectors, _ = await embed(asked.service, served, encoder, [question], asked.arrived_s, deadline_s)
-        vector, known = vectors[0], asked.known.passages(base, name)
-        near += [
-            (float(known.vectors[k] @ vector), known.texts[k], known.files[k])
-            for k in nearest(vector, known.vectors, FOUND)
-        ]
+        near += await asyncio.to_thread(_near, asked.known, base, name, vectors[0])
     if unserved is not None and not near:
         raise unserved
     near.sort(key=lambda one: -one[0])
     return [(text, file) for _, text, file in near[:FOUND]]
+
+
+def _near(known: Knowledge, base: str, encoder: str, vector: Array) -> list[tuple[float, str, str]]:
+    """How near the passages are that are nearest by an encoder, each with its text and its file. Raises `Gone`."""
+    texts, files, vectors = known.passages(base, encoder)
+    return [(float(vectors[k] @ vector), texts[k], files[k]) for k in nearest(vector, vectors, FOUND)]
 
 
 def _prompt(generator: Generator, configured: str, found: Sequence[str], question: str) -> list[int]:
