@@ -10,10 +10,10 @@ import datetime
 import os
 import platform
 import sys
-import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,6 +44,17 @@ class Row:
     reach: float | None = None  # the figure to reach on the mean over seeds
     most_cpu_s: float = NO_LIMIT
     of: str = ""  # the score of which it is the figure, where that is not the task's metric and more is better
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the page says of a row, and what it took; `pretrained` are weights that other rows may have taken too."""
+
+    line: str
+    further: Sequence[str] = ()
+    kept: bool = True
+    cpu_s: float = 0.0
+    pretrained: Mapping[str, float] = field(default_factory=dict)
 
 
 ROWS = [
@@ -84,33 +95,16 @@ def main() -> int:
     asked.add_argument("--known", action="store_true", help="train nothing: a row that was not trained yet says so")
     asked.add_argument("--processes", type=int, default=os.cpu_count(), help="that train rows side by side")
     given = asked.parse_args()
-    read_once()
-    registry, lines, kept, cpu_s = Registry(), [], True, 0.0
-    pretrained: dict[str, float] = {}  # weights that several rows may have taken
-    extra: list[str] = []
     rows = [row for row in ROWS if given.only in f"{row.net} {row.task}"]
-    found: list[str] = []  # of questions that are answered without training
-    if not given.known and given.processes > 1 and len(rows) > 1:
-        found = train_apart(rows, given.processes, answering_too=given.only in "answering")
-    for row in rows:
-        try:
-            models = [trained(row, seed, registry, given.known) for seed in range(row.seeds)]
-        except UserError as error:
-            lines.append(f"| {row.net} | {row.task} | not run: {error} | | | | |")
-            kept = kept and (row.reach is None or isinstance(error, TaskError))  # without its data none is asked for
-        else:
-            lines.append(line(row, models))
-            kept = kept and reached(row, models) is not False
-            cpu_s += sum(model.lineage["cpu_s"] for model in models)
-            taken = [model.lineage["pretrained"] for model in models if "pretrained" in model.lineage]
-            pretrained |= {each["weights"]: each["cpu_s"] for each in taken}
-            extra += further(row, models[0], registry, given.page)
-        print(lines[-1], flush=True)
-    if given.only in "answering":
-        extra += found or answers()
+    told, answered = side_by_side(rows, given.processes, given.known, given.page, given.only in "answering")
     if not given.only:
-        given.page.write_text("\n".join([*head(cpu_s + sum(pretrained.values()), given.known), *lines, *extra, ""]))
-    return 0 if kept else 1
+        pretrained = {weights: cpu_s for each in told for weights, cpu_s in each.pretrained.items()}  # once, of several
+        cpu_s = sum(each.cpu_s for each in told) + sum(pretrained.values())
+        further = [text for each in told for text in each.further]
+        given.page.write_text(
+            "\n".join([*head(cpu_s, given.known), *(each.line for each in told), *further, *answered, ""])
+        )
+    return 0 if all(each.kept for each in told) else 1
 
 
 def read_once() -> None:
@@ -126,39 +120,54 @@ def begin(parent: int) -> None:
     read_once()
 
 
-def train_apart(rows: list[Row], processes: int, answering_too: bool) -> list[str]:
-    """Train rows in processes of their own, in turn; what fails or was stopped is tried again where it is wanted.
+def side_by_side(
+    rows: list[Row], processes: int, known: bool, page: Path, answering_too: bool
+) -> tuple[list[Scored], list[str]]:
+    """Rows, each scored by one of several processes, in turn, and what is answered without training.
 
-    Returns what is found without training, by a process as well.
+    A process that is killed leaves its rows to this one.
     """
+    found: dict[Row, Scored] = {}
+    answered: list[str] = []
     alone = get_context("spawn")
     with ProcessPoolExecutor(processes, alone, initializer=begin, initargs=(os.getpid(),)) as executor:
-        trained = [executor.submit(train_row, row) for row in reversed(rows)]  # the long ones first
-        found = executor.submit(answers) if answering_too else None
-        for done in as_completed(trained):
-            try:
-                print(done.result(), flush=True)
-            except BrokenProcessPool:  # killed, as where memory is short
-                print("a process that trained was killed; what is missing is trained here, row by row", flush=True)
-                return []
-        return found.result() if found else []
+        waiting = {executor.submit(score, row, known, page): row for row in reversed(rows)}  # the long ones first
+        last = executor.submit(answers) if answering_too else None
+        try:
+            for done in as_completed(waiting):
+                found[waiting[done]] = done.result()
+                print(done.result().line, flush=True)
+            answered = last.result() if last else []
+        except BrokenProcessPool:  # as where memory is short
+            print("a process was killed; its rows and those that waited are scored here, one by one", flush=True)
+    read_once()
+    if answering_too and not answered:
+        answered = answers()
+    return [found.get(row) or score(row, known, page) for row in rows], answered
 
 
-def train_row(row: Row) -> str:
-    """Train all seeds of a row; says which."""
-    started_s = time.monotonic()
+def score(row: Row, known: bool, page: Path) -> Scored:
+    """Train all seeds of a row that are not known, and say what came of it."""
+    registry = Registry()
     try:
-        for seed in range(row.seeds):
-            train(row.net, row.task, seed=seed, registry=Registry(), progress=False)
+        models = [trained(row, seed, registry, known) for seed in range(row.seeds)]
     except UserError as error:
-        return f"{row.net} {row.task}: {error}"
-    return f"{row.net} {row.task}: trained or known, {time.monotonic() - started_s:.0f} s"
+        kept = row.reach is None or isinstance(error, TaskError)  # without its data no figure is asked for
+        return Scored(f"| {row.net} | {row.task} | not run: {error} | | | | |", kept=kept)
+    taken = [model.lineage["pretrained"] for model in models if "pretrained" in model.lineage]
+    return Scored(
+        line(row, models),
+        further(row, models[0], registry, page),
+        reached(row, models) is not False,
+        sum(model.lineage["cpu_s"] for model in models),
+        {each["weights"]: each["cpu_s"] for each in taken},
+    )
 
 
 def trained(row: Row, seed: int, registry: Registry, known: bool) -> Model:
     """The Model of a row and a seed; with `known` only one that the registry has."""
     if not known:
-        return train(row.net, row.task, seed=seed, registry=registry)
+        return train(row.net, row.task, seed=seed, registry=registry, progress=False)
     name, config, options = read_net(row.net)
     found = registry.trained(digest(name, config, options, row.task, load_task(row.task).fingerprint, seed))
     if found is None:
@@ -224,8 +233,8 @@ def further(row: Row, model: Model, registry: Registry, page: Path) -> list[str]
         inputs, labels = data.test.inputs, data.test.labels
         found = np.concatenate([engine.run([inputs[k : k + 500]])[0].argmax(1) for k in range(0, len(inputs), 500)])
         known = module.reference(data)
-        said = f"For reference, {known.name} on the same split of {row.task}: {known.score:.4f}."
-        return [*fairness(row, found, labels, module.groups(data)), "", said]
+        beside = f"For reference, {known.name} on the same split of {row.task}: {known.score:.4f}."
+        return [*fairness(row, found, labels, module.groups(data)), "", beside]
     each = ", ".join(f"{name} {share:.3f}" for name, share in model.lineage["recall"].items())
     return ["", f"{row.net} on {row.task}, recall: {each}."]
 
