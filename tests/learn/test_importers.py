@@ -363,6 +363,18 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path, made: Path, mon
     (torn / "model.safetensors").unlink()
     (torn / "model.safetensors").write_bytes(b"0123456789")
     (variant("pickled") / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+
+    def sentences(name: str, modules: Any) -> Path:
+        """As sentence-transformers saves what leads a text through these modules; None: without their list."""
+        made = variant(name)
+        (made / "1_Pooling").mkdir()
+        (made / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+        if modules is not None:
+            (made / "modules.json").write_text(json.dumps(modules))
+        return made
+
+    stages = [{"type": f"sentence_transformers.models.{each}"} for each in ("Transformer", "Pooling", "Dense")]
+    own = encoder(tmp_path / "own", "BertForMaskedLM", tie_word_embeddings=False)[0]
     cases: list[tuple[Any, str]] = [
         ("evil.pkl", r"evil\.pkl is a pickle, and opening one runs whatever code .*skops\.io\.dump.* or give --trust"),
         ("evil.joblib", r"evil\.joblib is a pickle"),
@@ -385,6 +397,12 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path, made: Path, mon
             variant("gpt", model_type="gpt2", architectures=["GPT2LMHeadModel"]),
             r"GPT2LMHeadModel \(gpt2\); read are bert",
         ),
+        (sentences("dense", stages), r"modules\.json leads a text through Transformer, Pooling, Dense; read are"),
+        (sentences("unlisted", None), r"modules\.json cannot be read: No such file"),
+        (sentences("listless", {}), r"modules\.json must hold a list"),
+        (variant("headless", architectures=["BertLMHeadModel"]), r"BertLMHeadModel \(bert\); read are bert"),
+        (variant("decoder", is_decoder=True), r"BertModel \(bert, a decoder\); read are bert"),
+        (own, r"BertForMaskedLM \(bert, an answer with weights of its own\); read are bert"),
         (lacking, r"word_embeddings\.weight in .* is of shape \[50, 16\], but config\.json means \[60, 16\]"),
         (variant("deeper", num_hidden_layers=3), r"has no weight '.*layer\.2\..*', which its config\.json promises"),
         (torn, r"model\.safetensors cannot be read"),

@@ -31,6 +31,7 @@ FILLERS = {  # the head for masked words: its layer, its norm, its bias
     "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
 }
+STAGES = {"Transformer", "Pooling", "Normalize"}  # of a folder of sentence-transformers
 LENGTH = 16  # words of a drawn row
 
 
@@ -80,23 +81,30 @@ def read(source: Any, given: Given) -> Foreign:
     return Foreign(made.name, graph, made.examples, made.answer, given.example is None, made.lineage)
 
 
-def described(path: Path) -> dict[str, Any]:
+def described(path: Path, kind: type = dict) -> Any:
+    """What a file of JSON holds, which must be a dict or a list."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {sentence(error)}.") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} must hold an object.")
+        why = sentence(error) if isinstance(error, ValueError) else error.strerror
+        raise ModelError(f"{path} cannot be read: {why}.") from None
+    if not isinstance(found, kind):
+        raise ModelError(f"{path} must hold a {'list' if kind is list else 'JSON object'}.")
     return found
 
 
 def known(config: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     """Family and head that are read here. Raises `ModelError` with those that are."""
     kind, names = config.get("model_type"), config.get("architectures") or ["?"]
-    head = next((head for head in HEADS if names[0].endswith(head)), None)
-    relative = config.get("position_embedding_type", "absolute") != "absolute"
-    if kind not in FAMILIES or head is None or relative:
-        what = f"{names[0]} ({kind}{', relative places' if relative else ''})"
+    head = next((head for head in HEADS if names[0].endswith(head) and "LMHead" not in names[0]), None)
+    tied = config.get("tie_word_embeddings", True) or head != "ForMaskedLM"
+    other = [] if tied else ["an answer with weights of its own"]
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        other.append("relative places")
+    if config.get("is_decoder"):
+        other.append("a decoder")
+    if kind not in FAMILIES or head is None or other:
+        what = f"{names[0]} ({', '.join([str(kind), *other])})"
         raise ModelError(
             f"{folder} holds {what}; read are {', '.join(FAMILIES)} as {', '.join(HEADS)}. Export it with Optimum to "
             "ONNX and import that."
@@ -141,15 +149,14 @@ def headed(
 
     if head == "Model":
         pooling = folder / "1_Pooling" / "config.json"
-        if not pooling.is_file():
+        if not (stages := staged(folder)):
             return bert.States(encoder), "last_hidden_state"
         how = described(pooling)
         ways = [key for key, on in how.items() if key.startswith("pooling_mode_") and on is True]
         way = how.get("pooling_mode") or (ways[0].removeprefix("pooling_mode_") if len(ways) == 1 else None)
         if way not in ("mean_tokens", "cls_token", "mean", "cls"):
             raise ModelError(f"{pooling} pools by {way or ways}; read are the mean of the words and the first one.")
-        unit = any("Normalize" in part["type"] for part in json.loads((folder / "modules.json").read_text()))
-        return bert.Sentence(encoder, way.startswith("cls"), unit), "sentence_embedding"
+        return bert.Sentence(encoder, way.startswith("cls"), "Normalize" in stages), "sentence_embedding"
     if head == "ForMaskedLM":
         dense, norm, bias = FILLERS[family]
         net: Any = bert.Filler(encoder)
@@ -162,6 +169,21 @@ def headed(
     net = bert.Classifier(encoder, outputs, not each, "relu" if family == "distilbert" else "tanh", each)
     fill(net, both("answer", answer) if each else {**both("answer", answer), **both("before", before)}, there, file)
     return net, "logits"
+
+
+def staged(folder: Path) -> list[str]:
+    """The stages through which a folder of sentence-transformers leads a text; none where it is no such folder."""
+    file = folder / "modules.json"
+    if not file.is_file() and not (folder / "1_Pooling").is_dir():
+        return []
+    stages = [str(part.get("type") if isinstance(part, dict) else part) for part in described(file, list)]
+    names = [stage.rpartition(".")[2] for stage in stages]
+    if not {"Transformer", "Pooling"} <= set(names) <= STAGES:
+        raise ModelError(
+            f"{file} leads a text through {', '.join(names) or 'nothing'}; read are Transformer, Pooling and, where it "
+            "is wanted, Normalize. Export it with Optimum to ONNX and import that."
+        )
+    return names
 
 
 def both(ours: str, theirs: str) -> dict[str, str]:
