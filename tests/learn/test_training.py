@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from airserve.catalog import nets
 from airserve.errors import UserError
-from airserve.learn import fitting
+from airserve.learn import fitting, generation
 from airserve.learn.exporting import export
 from airserve.learn.fitting import fit, initialise, validate
 from airserve.learn.metrics import ACCURACY
 from airserve.learn.nets import Form
 from airserve.learn.preparing import Prepared, preprocess
 from airserve.learn.stepping import Learner, take_step
-from airserve.learn.tasks import Data, digits
+from airserve.learn.tasks import Baseline, Data, Split, digits
 from airserve.learn.training import train
 from airserve.model import Engine, Model, ModelError, load_samples
 from airserve.registry import Registry
@@ -165,6 +165,17 @@ def test_preprocessing_normalises_by_the_train_split(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(prepared.validation[0][0], by_hand, rtol=1e-5)
 
 
+TABLE, IDS, MOVES = np.zeros((60, 4), np.float32), np.ones((60, 5), np.int32), np.zeros(60, np.int64)
+OTHERS = {  # what else may be learnt than the digits' classes
+    "numbers": Data("numbers", (), *[Split(TABLE, TABLE[:, :1])] * 3, loss="squared-error"),
+    "sequences": Data(
+        "sequences", (), *[Split(IDS, IDS.astype(np.int64))] * 3, ids=(9,), answer="continuation", symbols=9
+    ),
+    "pictures": generation.pictures(digits.load()),
+    "moves": Data("moves", ("left", "right"), *[Split(TABLE, MOVES)] * 3, answer="move", scale=(0.0, 1.0)),
+}
+
+
 @pytest.mark.parametrize(
     ("net", "task", "sentence"),
     [
@@ -179,11 +190,36 @@ def test_preprocessing_normalises_by_the_train_split(monkeypatch: pytest.MonkeyP
             r"its loss is (nan|inf) at step \d+ of epoch 1: give a lower rate than 1e\+30, or clip=1",
         ),
         ("resnet8", "photos", "photos has no labels to train on"),
+        ("mlp,resample=1", "numbers", "resample=1 is of no use to mlp on digits: the rows have no class each; leave"),
+        ("mlp,vary=0.1", "numbers", "vary=0.1 is of no use to mlp on digits: the rows have no class each; leave vary"),
+        ("mlp,balance=1", "numbers", "balance=1 is of no use to mlp on digits: the labels are no classes"),
+        ("mlp,smoothing=0.1", "numbers", "smoothing=0.1 is of no use to mlp on digits: the labels are no classes"),
+        ("gpt,resample=1", "sequences", "resample=1 is of no use to gpt on digits: the rows have no class each"),
+        ("gpt,smoothing=0.1", "sequences", "smoothing=0.1 is of no use to gpt on digits: the net has a loss"),
+        ("vae,balance=1", "pictures", "balance=1 is of no use to vae on digits: the net has a loss of its own; leave"),
+        (
+            "gpt,pretrain=masked",
+            "sequences",
+            "pretrain=masked is of no use to gpt on digits: the net gives what follows",
+        ),
+        (
+            "policy,pretrain=contrastive",
+            "moves",
+            "pretrain=contrastive is of no use to policy on digits: the net learns from",
+        ),
+        ("policy,labels=0.5", "moves", "labels=0.5 is of no use to policy on digits: the net learns from games"),
+        ("policy,resample=1", "moves", "resample=1 is of no use to policy on digits: the net learns from games"),
         ("efficientnet-lite0", "digits", r"takes colour pictures \(height, width, 3\), not \(8, 8\)"),
     ],
 )
-def test_bad_input_is_one_sentence(net: str, task: str, sentence: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence(
+    net: str, task: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = Registry(tmp_path)
+    if task in OTHERS:
+        monkeypatch.setattr(digits, "load", lambda data=OTHERS[task]: data)
+        monkeypatch.setattr(digits, "baseline", lambda data: Baseline("none", 0.0))
+        task = "digits"
     with pytest.raises(UserError, match=sentence) as caught:
         train(net, task, registry=registry, progress=False)
     assert "\n" not in str(caught.value)

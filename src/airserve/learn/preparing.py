@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from airserve.catalog import nets, tasks
 from airserve.learn.metrics import Metric
 from airserve.learn.nets import ANSWERS, Form
+from airserve.learn.recipe import Options
 from airserve.learn.tasks import Data, Split, TaskError
 from airserve.model import Array, ModelError
 
@@ -95,11 +96,15 @@ def few(prepared: Prepared, share: float, seed: int) -> Prepared:
 
 def _draw(labels: Tensor, outputs: int, share: float, order: torch.Generator) -> Tensor:
     """Numbers of rows, a share of each class, where labels are classes."""
-    classed = labels.ndim == 1 and not labels.is_floating_point()
-    kinds = [(labels == k).nonzero()[:, 0] for k in range(outputs)] if classed else [torch.arange(len(labels))]
+    kinds = [(labels == k).nonzero()[:, 0] for k in range(outputs)] if _classed(labels) else [torch.arange(len(labels))]
     return torch.cat(
         [rows[torch.randperm(len(rows), generator=order)[: max(round(share * len(rows)), 1)]] for rows in kinds]
     )
+
+
+def _classed(labels: Tensor) -> bool:
+    """Whether each row has one class."""
+    return labels.ndim == 1 and not labels.is_floating_point()
 
 
 def build(name: str, config: Any, prepared: Prepared, answer: str = "row") -> nn.Module:
@@ -111,3 +116,23 @@ def build(name: str, config: Any, prepared: Prepared, answer: str = "row") -> nn
     if (given := getattr(module, "answers", "row")) != answer:
         raise ModelError(f"{name} gives {ANSWERS[given]}, but the task asks for {ANSWERS[answer]}.")
     return module
+
+
+def check_options(name: str, task: str, module: nn.Module, prepared: Prepared, options: Options) -> None:
+    """Raises `ModelError` for an option that would not work in this training, or that it would never look at."""
+    answers, stated = getattr(module, "answers", "row"), options.stated()
+    unfit = (
+        (("resample", "vary"), not _classed(prepared.train[1]), "the rows have no class each"),
+        (("balance", "smoothing"), prepared.loss != "cross-entropy", "the labels are no classes"),
+        (
+            ("balance", "smoothing"),
+            hasattr(module, "objective") or hasattr(module, "loss"),
+            "the net has a loss of its own",
+        ),
+        (("resample", "vary", "labels", "pretrain"), answers == "move", "the net learns from games that it plays"),
+        (("pretrain",), answers != "row", f"the net gives {ANSWERS[answers]}"),
+    )
+    for keys, so, why in unfit:
+        if so and (key := next((key for key in keys if key in stated), None)):
+            given = stated[key] if isinstance(stated[key], str) else f"{stated[key]:g}"
+            raise ModelError(f"{key}={given} is of no use to {name} on {task}: {why}; leave {key} out.")

@@ -27,7 +27,7 @@ try:
     from airserve.learn.distributing import check_devices, spread
     from airserve.learn.exporting import export_all
     from airserve.learn.fitting import learn
-    from airserve.learn.preparing import build, load_task, preprocess
+    from airserve.learn.preparing import build, check_options, load_task, preprocess
     from airserve.learn.recipe import Options, digest, read_net, unbalanced
 except ModuleNotFoundError as error:
     raise UserError(f"training needs the package {error.name}: `pip install 'airserve[learn]'`.") from None
@@ -69,6 +69,7 @@ def train(
         with torch.random.fork_rng():
             prepared = preprocess(data)
             module = build(name, config, prepared, data.answer)
+            check_options(name, task, module, prepared, options)
             precision = choose_precision(module, options)
             check_devices(devices, config.batch)
             games = tasks[task].environment if data.answer == "move" else None
