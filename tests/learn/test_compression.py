@@ -78,6 +78,23 @@ def test_matrices_become_dynamic_int8(perceptron: Model, registry: Registry) -> 
     assert small.scores["accuracy"] >= perceptron.scores["accuracy"] - 0.02
 
 
+@pytest.mark.parametrize("opset", [9, 11, 12])
+def test_a_graph_of_an_old_opset_becomes_int8(opset: int, tmp_path: Path) -> None:
+    """Scales per channel are of opset 13."""
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.normal(size=(8, 4, 3, 3)).astype(np.float32), "w")
+    sides = [onnx.helper.make_tensor_value_info(name, 1, ["n", *axes]) for name, *axes in (("x", 4, 8, 8), ("y", 8))]
+    steps = zip(("Conv", "GlobalAveragePool", "Flatten"), (["x", "w"], ["c"], ["p"]), ("c", "p", "y"), strict=True)
+    nodes = [onnx.helper.make_node(kind, given, [made], name=kind) for kind, given, made in steps]
+    graph = onnx.helper.make_graph(nodes, "old", sides[:1], sides[1:], [weights])
+    path, inputs = tmp_path / "old.onnx", rng.normal(size=(30, 4, 8, 8)).astype(np.float32)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=6), path)
+    small = int8.compress(path, inputs)
+    assert "DequantizeLinear" in {node.op_type for node in onnx.load_from_string(small).graph.node}
+    found, wanted = (Engine(each).run([inputs])[0] for each in (small, path))
+    np.testing.assert_allclose(found, wanted, atol=0.03 * np.abs(wanted).max())
+
+
 def test_calibration_sees_its_rows_only(digits: Model) -> None:
     """Held rows that are far out of range do not change the graph; calibration rows that are do."""
     assert digits.samples_path is not None
@@ -139,6 +156,10 @@ def test_what_cannot_be_compressed_is_refused(digits: Model, registry: Registry)
         thin = registry.register("thin", digits.path, samples=Samples(inputs, None, calibration))
         with pytest.raises(UserError, match=f"have {calibration} rows to calibrate and {4 - calibration} held"):
             compress(thin, "int8", registry=registry, progress=False)
+    rows = np.zeros((2, 9), np.uint8)  # of another width than the graph's, which calibration finds when it runs it
+    with pytest.raises(UserError, match=r"cannot be quantised: .*; it runs as it is\.$") as caught:
+        int8.compress(digits.path, rows)
+    assert "\n" not in str(caught.value)
     twice = registry.register("twice", small.path, samples=Samples(inputs, None, 2))
     with pytest.raises(UserError, match="is quantised already"):
         compress(twice, "int8", registry=registry, progress=False)

@@ -12,6 +12,7 @@ from typing import final
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -21,12 +22,14 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from airserve.learn.importers import sentence
 from airserve.model import Array, ModelError
 
 MATRICES = {"MatMul", "Gemm"}
 # Not Sub and Mul, the sensor's normalisation: on its few values they cost more in int8 than in float.
 STATIC = ["Conv", "ConvTranspose", "Add", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
 SMALL = 16_384  # weights of a matrix below which quantising its input and its output costs more than it saves
+PER_CHANNEL = 13  # the first opset whose DequantizeLinear has a scale for each channel
 SHORT = 16  # terms of a sum in a convolution below which int8 is slower: 3x3 over one channel takes four times as long
 
 
@@ -42,22 +45,35 @@ def compress(path: Path, calibration: Array) -> bytes:
         raise ModelError(f"{path.name} has neither convolutions nor matrices, so int8 gains nothing.")
     with tempfile.TemporaryDirectory(prefix="airserve-") as folder:
         ready, small = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
-        if "Conv" in operators:
-            quantize_static(
-                str(ready),
-                str(small),
-                Rows(path, calibration),
-                op_types_to_quantize=[*STATIC, *sorted(MATRICES)],
-                nodes_to_exclude=[*too_small(ready), *before_logarithm(ready)],
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-        else:
-            quantize_dynamic(str(ready), str(small), op_types_to_quantize=sorted(MATRICES), weight_type=QuantType.QInt8)
+        try:
+            quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+            if "Conv" in operators:
+                update_opset(ready)
+                quantize_static(
+                    str(ready),
+                    str(small),
+                    Rows(path, calibration),
+                    op_types_to_quantize=[*STATIC, *sorted(MATRICES)],
+                    nodes_to_exclude=[*too_small(ready), *before_logarithm(ready)],
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                )
+            else:
+                matrices = sorted(MATRICES)
+                quantize_dynamic(str(ready), str(small), op_types_to_quantize=matrices, weight_type=QuantType.QInt8)
+        except Exception as error:  # the tools raise whatever they meet
+            raise ModelError(f"{path.name} cannot be quantised: {sentence(error)}; it runs as it is.") from None
         return small.read_bytes()
+
+
+def update_opset(path: Path) -> None:
+    """The same graph in the first opset that knows what quantising writes, where it is of an older one."""
+    graph = onnx.load(path)
+    if all(entry.version >= PER_CHANNEL for entry in graph.opset_import if entry.domain in ("", "ai.onnx")):
+        return
+    onnx.save(onnx.version_converter.convert_version(graph, PER_CHANNEL), path)
 
 
 def too_small(path: Path) -> list[str]:
