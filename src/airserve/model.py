@@ -8,6 +8,7 @@ import itertools
 import math
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,8 +34,10 @@ NOT_NPZ = (
     ValueError,
     EOFError,
     TypeError,
+    RuntimeError,
     zipfile.BadZipFile,
-)  # what numpy raises; TypeError for an .npy file
+    zlib.error,
+)  # what numpy raises; TypeError for an .npy file, RuntimeError for a zip that is encrypted or packed in other ways
 
 
 class ModelError(UserError, ValueError):

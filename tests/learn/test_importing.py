@@ -32,6 +32,17 @@ def classifier(path: Path, batch: int | str = "n", node: str = "MatMul", externa
     return path
 
 
+def speller(path: Path) -> Path:
+    """What answers with words, as a classifier of words from skl2onnx does first."""
+    sides = [
+        helper.make_tensor_value_info(name, kind, ["n", 4]) for name, kind in (("x", 1), ("y", TensorProto.STRING))
+    ]
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.STRING)
+    graph = helper.make_graph([node], "speller", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 def samples(path: Path, inputs: np.ndarray = INPUTS, labels: np.ndarray | None = None, calibration: int = 10) -> Path:
     save_samples(Samples(inputs, labels, calibration), path)
     return path
@@ -79,6 +90,16 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
     np.save(array, INPUTS)
     truncated = tmp_path / "cut.npz"
     truncated.write_bytes(rows.read_bytes()[:200])
+    torn, locked = tmp_path / "torn.npz", tmp_path / "locked.npz"
+    np.savez_compressed(torn, inputs=INPUTS)
+    packed = bytearray(torn.read_bytes())
+    packed[100:200] = bytes(100)
+    torn.write_bytes(packed)
+    packed = bytearray(rows.read_bytes())
+    for at in (6, packed.rindex(b"PK\x01\x02") + 8):  # of a file and of the last one in the list: it is encrypted
+        packed[at] |= 1
+    locked.write_bytes(packed)
+    one_hot, words = np.eye(4)[INPUTS.argmax(1)], np.array(["low"] * 50)
     cases = [
         (text, None, r"notes\.onnx cannot be opened as an ONNX model"),
         (tmp_path / "none.onnx", None, r"none\.onnx cannot be opened as an ONNX model"),
@@ -86,6 +107,15 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
         (good, text, r"notes\.onnx is not a samples file"),
         (good, array, r"array\.npy is not a samples file"),
         (good, truncated, r"cut\.npz is not a samples file"),
+        (good, torn, r"torn\.npz is not a samples file"),
+        (good, locked, r"locked\.npz is not a samples file.*encrypted"),
+        (good, samples(tmp_path / "hot.npz", labels=one_hot), r"labels are float64 of shape \[50, 4\].*labels\.argmax"),
+        (
+            good,
+            samples(tmp_path / "words.npz", labels=words),
+            r"the labels are <U3 of shape \[50\]; give each row the n",
+        ),
+        (speller(tmp_path / "speller.onnx"), rows, r"speller answers 'y' first, which is bytes, and samples score num"),
         (good, samples(tmp_path / "wide.npz", np.zeros((9, 5), np.float32)), r"float32 of shape \[9, 5\], but good"),
         (good, samples(tmp_path / "bytes.npz", INPUTS.astype(np.uint8)), r"uint8 of shape \[50, 4\], but good"),
         (good, samples(tmp_path / "all.npz", calibration=50), "all 50 samples are for calibration"),

@@ -134,6 +134,11 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
         raise ModelError(f"{name} takes batches of {tensor.shape[0]} only; export it again with a free batch axis.")
     if samples.labels is not None and len(samples.labels) != len(rows):
         raise ModelError(f"the samples have {len(rows)} inputs but {len(samples.labels)} labels.")
+    if samples.labels is not None and (samples.labels.size != len(rows) or samples.labels.dtype.kind not in "biuf"):
+        raise ModelError(
+            f"the labels are {samples.labels.dtype} of shape {list(samples.labels.shape)}; give each row the number of "
+            "its class, which labels.argmax(1) is where they are one-hot, or one number."
+        )
     held = samples.held()
     if not len(held.inputs):
         raise ModelError(f"all {len(rows)} samples are for calibration; some must be held to score on.")
@@ -141,6 +146,11 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
         together, alone = engine.run([rows[:2]])[0], engine.run([rows[:1]])[0]
     except Exception as error:  # onnxruntime raises classes of its own, of no common kind
         raise ModelError(f"{name} does not run on its samples: {str(error).strip().splitlines()[0][:160]}.") from None
+    if not isinstance(together, np.ndarray) or together.dtype.kind not in "biuf":
+        raise ModelError(
+            f"{name} answers {signature.outputs[0].name!r} first, which is {signature.outputs[0].dtype}, and samples "
+            "score numbers; export it with its scores first, or leave the samples out."
+        )
     if together.shape[:1] != rows[:2].shape[:1] or not np.allclose(together[:1], alone, rtol=1e-3, atol=1e-4):
         raise ModelError(f"{name} answers a row differently in a batch of two; its batch axis is not free.")
     if held.labels is None:
