@@ -222,6 +222,27 @@ def test_a_lambda_layer_is_code(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(Engine(model.path).run([FOUR])[0], 2 * FOUR)
 
 
+@pytest.mark.filterwarnings("ignore:.*HDF5 file")
+def test_an_h5_file_is_code_to_a_keras_that_does_not_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path / "home")
+    for name in ("net.h5", "net.keras"):
+        conv().save(tmp_path / name)
+    monkeypatch.setattr(keras, "__version__", "3.11.2")
+    monkeypatch.setattr(keras.models, "load_model", lambda *given, **said: pytest.fail("it was opened"))
+    with pytest.raises(
+        ModelError, match=r"Keras 3\.11\.2 runs whatever code the maker of net\.h5 .*>=3\.11\.3, or give"
+    ):
+        import_model(tmp_path / "net.h5", registry=registry)
+    monkeypatch.undo()
+    for name, version, trust in (
+        ("net.h5", "3.11.2", True),
+        ("net.h5", "3.11.3", False),
+        ("net.keras", "3.9.0", False),
+    ):
+        monkeypatch.setattr(keras, "__version__", version)
+        assert import_model(tmp_path / name, trust=trust, registry=registry).name == "net"
+
+
 def test_scikit_learn_gives_the_scores_of_its_classes(tmp_path: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import Ridge

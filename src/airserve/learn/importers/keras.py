@@ -1,6 +1,7 @@
 """A Keras 3 model, in memory or in a .keras file, with torch computing for it."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from airserve.model import Array, ModelError
 SUFFIXES = (".keras", ".h5", ".hdf5")
 PACKAGE = "keras"
 TRACE = (False,)  # the one exporter that follows Keras, whose layers are unrolled in Python
+CHECKED = (3, 11, 3)  # the first Keras that asks before code in an .h5 file runs: CVE-2025-9905
 LENGTH = 8  # of a free axis in rows that are drawn
 
 
@@ -73,6 +75,11 @@ def opened(path: Path, given: Given) -> Any:
 
     if not path.is_file():
         raise ModelError(f"{path} is not there.")
+    if path.suffix != ".keras" and not given.trust and version(keras.__version__) < CHECKED:
+        raise ModelError(
+            f"Keras {keras.__version__} runs whatever code the maker of {path.name} put in, without asking; install "
+            f"keras>={'.'.join(map(str, CHECKED))}, or give --trust when you know who made it."
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=not given.trust)
     except Exception as error:
@@ -83,6 +90,14 @@ def opened(path: Path, given: Given) -> Any:
                 "know who made it."
             ) from None
         raise ModelError(f"{path.name} cannot be opened as a Keras model: {sentence(error)}.") from None
+
+
+def version(text: str) -> tuple[int, ...]:
+    """
+    >>> version("3.9.2"), version("3.12.0rc1") > (3, 11, 3)
+    ((3, 9, 2), True)
+    """
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
 def drawn(model: Any, specs: Any) -> tuple[Array, ...]:
