@@ -30,6 +30,8 @@ MISTAKES = [
     (["train", "mpl", "digits"], "no net named 'mpl'; perhaps mlp"),
     (["train", "mlp", "digit"], "no task named 'digit'; perhaps digits?"),
     (["train", "mlp,widht=3", "digits"], "widht"),
+    (["train", "mlp", "digits", "--seed", "-1"], "Invalid value for '--seed'"),
+    (["train", "mlp", "digits", "--seed", "18446744073709551616"], "Invalid value for '--seed'"),
     (["compress", "nothing"], "nothing"),
     (["models", "show", "nothing"], "nothing"),
     (["import", "nowhere.onnx", "--name", "x"], "nowhere.onnx"),

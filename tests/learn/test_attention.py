@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airserve.learn.attention import Additive, Block, MultiHead, causal_mask, padding_mask, scaled_dot_product
+from airserve.model import ModelError
 
 
 def by_loops(query: np.ndarray, key: np.ndarray, value: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -87,5 +88,7 @@ def test_a_place_sees_neither_what_comes_later_nor_padding() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="3 heads do not divide a width of 8"):
+    with pytest.raises(ModelError, match="width=8 cannot be divided among heads=3; give a multiple of 3 as width"):
         MultiHead(8, 3)
+    with pytest.raises(ModelError, match="width=8 cannot be divided among heads=0"):
+        MultiHead(8, 0)

@@ -423,6 +423,7 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path, made: Path, mon
         (sentences("listless", {}), r"modules\.json must hold a list"),
         (variant("headless", architectures=["BertLMHeadModel"]), r"BertLMHeadModel \(bert\); read are bert"),
         (variant("decoder", is_decoder=True), r"BertModel \(bert, a decoder\); read are bert"),
+        (variant("uneven", num_attention_heads=3), r"width=16 cannot be divided among heads=3"),
         (own, r"BertForMaskedLM \(bert, an answer with weights of its own\); read are bert"),
         (lacking, r"word_embeddings\.weight in .* is of shape \[50, 16\], but config\.json means \[60, 16\]"),
         (variant("deeper", num_hidden_layers=3), r"has no weight '.*layer\.2\..*', which its config\.json promises"),

@@ -36,7 +36,8 @@ def test_a_recipes_name_is_what_it_was() -> None:
         ("- net", "must state `net` and `task`"),
         ("net: mlp", "must state `net` and `task`"),
         ("net: mlp\ntask: digits\nwidth: 3", "has an unknown key 'width'; a recipe has net, task, seed, settings"),
-        ("net: mlp\ntask: digits\nseed: -1", "must be a whole number from 0, not -1"),
+        ("net: mlp\ntask: digits\nseed: -1", "must be a whole number from 0 to 9223372036854775807, not -1"),
+        (f"net: mlp\ntask: digits\nseed: {2**63}", "must be a whole number from 0 to 9223372036854775807, not 922337"),
         ("net: mlp\ntask: digits\nsettings: 3", "must be keys and values"),
     ],
 )
@@ -57,6 +58,12 @@ def test_what_is_left_out_or_too_much_is_said(tmp_path: Path) -> None:
         choose("r.yaml", "digits", None)
     with pytest.raises(UserError, match="optimizer=adagrad of mlp is none of adamw, adam"):
         read_net("mlp,optimizer=adagrad")
+    for setting in ("transformer,dropout=1.5", "seq2seq,smoothing=1.01", "mlp,smoothing=2", "mlp,labels=2"):
+        net, key, value = setting.replace("=", ",").split(",")
+        with pytest.raises(UserError, match=rf"{key}={value} of {net} is no share; give one of at most 1"):
+            read_net(setting)
+    assert read_net("mlp,labels=1")[2].labels == 1
+    assert read_net("mlp,balance=2,resample=2")[2].balance == 2  # rare classes may count more than common ones
 
 
 @pytest.mark.parametrize(("net", "task", "near"), [("resnet88", "digits", "resnet8"), ("mlp", "digitss", "digits")])

@@ -172,6 +172,7 @@ OTHERS = {  # what else may be learnt than the digits' classes
         "sequences", (), *[Split(IDS, IDS.astype(np.int64))] * 3, ids=(9,), answer="continuation", symbols=9
     ),
     "pictures": generation.pictures(digits.load()),
+    "texts": Data("texts", ("one", "other"), *[Split(IDS, MOVES)] * 3, ids=(9,)),
     "moves": Data("moves", ("left", "right"), *[Split(TABLE, MOVES)] * 3, answer="move", scale=(0.0, 1.0)),
 }
 
@@ -189,6 +190,10 @@ OTHERS = {  # what else may be learnt than the digits' classes
             "digits",
             r"its loss is (nan|inf) at step \d+ of epoch 1: give a lower rate than 1e\+30, or clip=1",
         ),
+        ("gpt,heads=3", "sequences", "width=160 cannot be divided among heads=3; give a multiple of 6 as width"),
+        ("gpt,width=6,heads=2", "sequences", "width=6 cannot be divided among heads=2; give a multiple of 4 as width"),
+        ("transformer,heads=3", "texts", "width=64 cannot be divided among heads=3; give a multiple of 3 as width"),
+        ("transformer,width=63,heads=3", "texts", "width=63 is odd, but places are pairs of a sine and a cosine; give"),
         ("resnet8", "photos", "photos has no labels to train on"),
         ("mlp,resample=1", "numbers", "resample=1 is of no use to mlp on digits: the rows have no class each; leave"),
         ("mlp,vary=0.1", "numbers", "vary=0.1 is of no use to mlp on digits: the rows have no class each; leave vary"),

@@ -23,7 +23,9 @@ def train(
     task: Annotated[
         str | None, typer.Argument(help="A task: fashion-mnist, digits, tweets; a recipe has its own.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is random; 0, or what the recipe says.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of all that is random; 0, or what the recipe says.")
+    ] = None,
     fresh: Fresh = False,
     threads: Annotated[str, typer.Option(help="For a step: a number, or auto, which measures.")] = "1",
     devices: Annotated[int, typer.Option(min=1, help="Processes that divide each batch.")] = 1,

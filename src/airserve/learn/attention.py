@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airserve.model import ModelError
+
 
 def padding_mask(ids: Tensor) -> Tensor:
     """Which places of texts may be looked at, those that hold a word: ids (n, k) -> bool (n, 1, 1, k)."""
@@ -35,13 +37,20 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     return weights.masked_fill(~mask, 0.0) @ value
 
 
+def check_heads(width: int, heads: int, each: int = 1) -> None:
+    """Raises `ModelError` unless every head gets as many dimensions, a multiple of `each`."""
+    if heads < 1 or width % (heads * each):
+        raise ModelError(
+            f"width={width} cannot be divided among heads={heads}; give a multiple of {max(heads, 1) * each} as width."
+        )
+
+
 class MultiHead(nn.Module):
     """Attention in `heads` subspaces of `width` / `heads` dimensions at once. Vaswani et al. 2017, section 3.2.2."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        check_heads(width, heads)
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.answer = nn.Linear(width, width)

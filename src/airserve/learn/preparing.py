@@ -83,10 +83,7 @@ def few(prepared: Prepared, share: float, seed: int) -> Prepared:
     """The same with a share of the labels of the train and the validation split, of each class alike, at least one.
 
     An epoch passes so often over them that it has the square root of the share of its steps. The test split is whole.
-    Raises `ModelError` for a share above 1.
     """
-    if share > 1:
-        raise ModelError(f"labels={share:g} is no share of the labels; give one of at most 1.")
     order = torch.Generator().manual_seed(seed)
     chosen = [[part[rows] for part in split] for split in (prepared.train, prepared.validation)
               for rows in [_draw(split[1], prepared.form.outputs, share, order)]]  # fmt: skip

@@ -20,6 +20,8 @@ CHOICES: dict[str, Sequence[str]] = {  # of settings that are words
     "layout": ("channels-last", "contiguous"),
     "pretrain": ("none", *pretexts),
 }
+SHARES = ("dropout", "smoothing", "labels")  # settings that are a part of something, of a net's Config or of Options
+LAST_SEED = 2**63 - 1  # a signed number of 64 bits, which all that draw take
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def read_value(net: str, settings: Any, key: str, value: str) -> Any:
         number = -1
     if not 0 < number < float("inf"):
         raise ModelError(f"{key}={value} of {net} is not a number above 0; {key} is {default} by default.")
+    if key in SHARES and number > 1:
+        raise ModelError(f"{key}={value} of {net} is no share; give one of at most 1.")
     return number
 
 
@@ -118,8 +122,8 @@ def read_recipe(path: Path) -> tuple[str, str, int | None]:
     settings, seed = read.get("settings") or {}, read.get("seed")
     if not isinstance(settings, dict):
         raise ModelError(f"`settings` of the recipe {path} must be keys and values, as in {{width: 32}}.")
-    if seed is not None and (not isinstance(seed, int) or seed < 0):
-        raise ModelError(f"`seed` of the recipe {path} must be a whole number from 0, not {seed!r}.")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed <= LAST_SEED):
+        raise ModelError(f"`seed` of the recipe {path} must be a whole number from 0 to {LAST_SEED}, not {seed!r}.")
     return ",".join([str(read["net"]), *(f"{key}={value}" for key, value in settings.items())]), str(read["task"]), seed
 
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airserve.learn.attention import check_heads
 from airserve.learn.exporting import Graph, Sense
 from airserve.learn.losses import linear_cross_entropy
 from airserve.learn.nets import Form
-from airserve.model import Array, ModelError
+from airserve.model import Array
 
 Past = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, (n, heads, past, width / heads)
 FORBIDDEN = -1e4  # added to the score of a place that may not be looked at
@@ -32,8 +33,7 @@ class Config:
 
 def build(config: Config, form: Form) -> nn.Module:
     """A decoder over texts of any length. Raises `ModelError` on other inputs."""
-    if config.width % (2 * config.heads):
-        raise ModelError(f"gpt needs heads of an even width; width={config.width} is not twice {config.heads} heads.")
+    check_heads(config.width, config.heads, each=2)  # half of a head turns against the other
     return GPT(form.words("gpt"), config)
 
 

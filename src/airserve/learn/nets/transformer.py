@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from airserve.learn.attention import Block, padding_mask
 from airserve.learn.embedding import SMALL, Vectors
 from airserve.learn.nets import Form
+from airserve.model import ModelError
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class Encoder(nn.Module):
 
 
 def places(length: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines of a place, of wavelengths from 2 pi to 20,000 pi: (length, width). Section 3.5."""
+    """Sines and cosines of a place, of wavelengths from 2 pi to 20,000 pi: (length, width). Section 3.5.
+
+    Raises `ModelError` for a width that is odd.
+    """
+    if width % 2:
+        raise ModelError(f"width={width} is odd, but places are pairs of a sine and a cosine; give an even one.")
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
