@@ -29,6 +29,7 @@ from pathlib import Path
 
 from airserve.learn import checkpoints, distributing
 from airserve.learn.training import train
+from airserve.model import ModelError
 from airserve.registry import Registry
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without
@@ -42,6 +43,11 @@ def save_and_press(self, state):
     save(self, state)
     if self.path.is_relative_to(home / "cut") and len(state.get("curve", ())) == 2:
         os.killpg(0, signal.SIGINT)
+
+
+def save_nothing(self, state):
+    """What the first process, which alone saves, meets on a full disk."""
+    raise ModelError("the disk is full")
 
 
 def left(name):
@@ -63,6 +69,11 @@ except KeyboardInterrupt:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     models = Registry(home / "cut").models()
     found["interrupted"] = {"children": children, "checkpoints": len(left("cut")), "models": len(models)}
+checkpoints.Checkpoint.save = save_nothing
+try:
+    learn("full")
+except ModelError as error:
+    found["refused"] = str(error)
 checkpoints.Checkpoint.save = save
 for name, devices in (("cut", 2), ("whole", 2), ("alone", 1)):
     learn(name, devices)
@@ -102,6 +113,11 @@ def test_two_processes_go_on_to_the_same_bits_after_ctrl_c(found: dict[str, Any]
     assert spent_s == sorted(spent_s)
     assert resumed["left"] == []
     assert resumed["pretrained"]["weights"] == whole["pretrained"]["weights"] == found["alone"]["pretrained"]["weights"]
+
+
+def test_the_error_of_one_process_is_that_of_all(found: dict[str, Any]) -> None:
+    """The other one fails at what it hears no more of, which says nothing."""
+    assert found["refused"] == "the disk is full"
 
 
 def test_the_error_of_a_process_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

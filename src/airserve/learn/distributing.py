@@ -42,21 +42,32 @@ def spread(
         result = Path(folder) / "learnt.pt"
         try:
             fabric.launch(work, net, task, seed, progress, home, result)
-        except torch.multiprocessing.ProcessExitedException as error:
+        except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+            refuse(result)  # what one process met ends the others too, each in a way of its own
+            if isinstance(error, torch.multiprocessing.ProcessRaisedException):
+                raise
             raise ModelError(f"a training process ended: {str(error).splitlines()[0][:120]}.") from None
         finally:
             for process in set(multiprocessing.active_children()) - before:
                 process.kill()
                 process.join()
+        refuse(result)
         found: dict[str, Any] = torch.load(result, weights_only=True)
-    if said := found.get("error"):
-        raise ModelError(said)
     module.load_state_dict(found["weights"])
     return Learnt(found["curve"], found["scores"], found["pretrained"])
 
 
+def refuse(result: Path) -> None:
+    """Raises the `UserError` that a process met and left beside the result."""
+    for path in result.parent.glob("error-*"):
+        raise ModelError(path.read_text(encoding="utf-8")) from None
+
+
 def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: Path, result: Path) -> None:
-    """What each process does: the steps from the data to the test, on one thread; the first says what was found."""
+    """What each process does: the steps from the data to the test, on one thread; the first says what was found.
+
+    Whichever meets a `UserError` says so beside the result.
+    """
     quiet()
     if parent := multiprocessing.parent_process():
         die_with_parent(parent.pid or 0)
@@ -66,7 +77,8 @@ def work(fabric: Fabric, net: str, task: str, seed: int, progress: bool, home: P
             warnings.simplefilter("ignore")
             found: dict[str, Any] = learn_alone(fabric, net, task, seed, progress and fabric.global_rank == 0, home)
     except UserError as error:
-        found = {"error": str(error)}
+        result.with_name(f"error-{fabric.global_rank}").write_text(str(error), encoding="utf-8")
+        return
     if fabric.global_rank == 0:
         torch.save(found, result)
 
