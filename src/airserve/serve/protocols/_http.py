@@ -374,7 +374,8 @@ class Connection(asyncio.Protocol):
             self._throttle()
 
     def _fill(self, slot: Slot, response: bytes) -> None:
-        self._let_go(slot.held_bytes)
+        if slot.held_bytes:
+            self._let_go(slot.held_bytes)
         if slot.stays:
             response = response.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1)
         slot.response = response[: response.index(b"\r\n\r\n") + 4] if slot.bare else response
