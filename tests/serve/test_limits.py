@@ -16,8 +16,9 @@ from airserve.model import Function, Tensor
 from airserve.serve.configuration import Configuration
 from airserve.serve.connecting import AnswerReader
 from airserve.serve.guarding import Guard, new_key
-from airserve.serve.protocols import oip
+from airserve.serve.protocols import _listening, oip
 from airserve.serve.protocols._limits import Limits
+from airserve.serve.protocols._observing import observed
 from airserve.serve.service import Service
 
 X = Tensor("x", "float32", (-1, 4))
@@ -53,6 +54,13 @@ async def answers(reader, count):
     while len(got) < count and (data := await reader.read(1 << 16)):
         got += read.feed(data)
     return got
+
+
+def vanish(writer):
+    """Goes away for good: a mere end might be of the client's half alone."""
+    reset = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    writer.transport.abort()
 
 
 @pytest.mark.parametrize("sent", [b"GET /v2 HT", asked()[:-7], asked("quick") * 3 + asked("quick")[:-7]])
@@ -177,9 +185,7 @@ def test_who_is_late_or_gone_keeps_no_place_in_the_queue_and_is_told_before_a_co
         gone.write(asked())
         (told,) = await answers(late, 1)
         behind = len(AnswerReader().feed(bytes(reader._buffer)))
-        reset = struct.pack("ii", 1, 0)  # a mere end might be of the client's half alone
-        gone.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-        gone.transport.abort()
+        vanish(gone)
         await asyncio.sleep(0.01)
         asks.write(asked() * 2)  # there is room for 12
         got = await answers(last, 2)
@@ -192,6 +198,36 @@ def test_who_is_late_or_gone_keeps_no_place_in_the_queue_and_is_told_before_a_co
     assert behind < 10
     assert [answer.status for answer in (*first, *got)] == [200] * 12
     assert counted.answered == 12
+    assert (counted.failures["late"], counted.failures["cancelled"], counted.failed) == (1, 1, 1)
+
+
+def test_who_is_gone_before_the_answer_is_told_of_too():
+    told = []
+
+    async def run():
+        begun = asyncio.Event()
+
+        async def never():
+            begun.set()
+            await asyncio.Event().wait()
+
+        answer = observed(
+            lambda head, body, arrived_s: never(),
+            oip.error_response,
+            lambda head, status, response, arrived_s: told.append((head.path, status, response)),
+        )
+        listener = await _listening.listen(answer, oip.error_response, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n")
+        await begun.wait()
+        vanish(writer)
+        async with asyncio.timeout(10):
+            while not told:
+                await asyncio.sleep(0.001)
+        await listener.drain(2)
+
+    uvloop.run(run())
+    assert told == [("/v2", 499, b"")]
 
 
 def test_a_full_queue_says_when_to_come_again(graphs):

@@ -21,7 +21,7 @@ from airserve.serve.batching import NICE, DeadlineExceeded, Overloaded
 from airserve.serve.configuration import Bounds
 from airserve.serve.decoding import Decoder
 from airserve.serve.detokenizing import Detokenizer, Stops
-from airserve.serve.metering import Meter
+from airserve.serve.metering import CANCELLED, Meter
 from airserve.serve.sampling import Sampler, Sampling
 from airserve.serve.served import BadInput, EngineFailed
 from airserve.serve.tallying import Tally
@@ -186,7 +186,8 @@ class Generator:
                 if piece.finish:
                     self._meter.answered(generation.queue_s, generation.compute_s)
             else:
-                self._meter.failed("late" if isinstance(piece, DeadlineExceeded) else "failed")
+                late = isinstance(piece, DeadlineExceeded)
+                self._meter.failed(CANCELLED if piece is None else "late" if late else "failed")
             generation.hear(piece)
 
     # the engine's thread

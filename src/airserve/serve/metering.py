@@ -20,8 +20,11 @@ from airserve.serve.tallying import Tallies
 BUCKETS_S = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 )  # fmt: skip
-FAILURES = ("refused", "failed", "rejected", "late")  # the client's, the engine's, for want of room, of time
-ANSWERED, ROWS, QUEUE_S, COMPUTE_S, RUNS, FAILED, BUCKET = 0, 1, 2, 3, 4, 5, 9
+CANCELLED = "cancelled"  # whoever asked went away
+# The client's, the engine's, for want of room, of time, and nobody's.
+FAILURES = ("refused", "failed", "rejected", "late", CANCELLED)
+ANSWERED, ROWS, QUEUE_S, COMPUTE_S, RUNS, FAILED = 0, 1, 2, 3, 4, 5
+BUCKET = FAILED + len(FAILURES)
 CELLS = BUCKET + len(BUCKETS_S) + 1
 SLOTS = 256  # versions of models that one service may hold at a time
 
@@ -39,7 +42,8 @@ class Counted(NamedTuple):
 
     @property
     def failed(self) -> int:
-        return sum(self.failures.values())
+        """But for those that nobody waited for any more."""
+        return sum(self.failures.values()) - self.failures[CANCELLED]
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, 
 from airserve.serve.batching import DeadlineExceeded, Overloaded, Padded
 from airserve.serve.configuration import Bounds
 from airserve.serve.connecting import UpstreamLate
-from airserve.serve.metering import Meter, Table
+from airserve.serve.metering import CANCELLED, Meter, Table
 from airserve.serve.routing import Router
 from airserve.serve.warming import INLINE_S, batch_of, warm_up
 from airserve.tensors import DATATYPE, NUMPY
@@ -34,8 +35,9 @@ class EngineFailed(RuntimeError):
 
 COSTLY_S = 5e-3  # work longer than this may be handed to an idle worker
 
-FAILURE: dict[type[Exception], str] = {
+FAILURE: dict[type[BaseException], str] = {
     BadInput: "refused", ModelError: "refused", Overloaded: "rejected", DeadlineExceeded: "late", UpstreamLate: "late",
+    asyncio.CancelledError: CANCELLED,
 }  # fmt: skip
 
 
