@@ -48,9 +48,9 @@ def train(
 
     A net of several parts becomes as many Models, "vae-fashion-encoder"; the first is returned, its lineage names all.
     A Model whose settings, data and seed are those of an earlier one comes from the registry, unless `fresh`. A
-    training that was killed goes on after its last whole epoch, to the same weights.
-    `threads` compute a step, "auto": as many as are fastest, which is measured; `devices` are processes among which
-    each batch is divided.
+    training that was killed goes on after its last whole epoch, to the same weights; play and pre-training begin anew.
+    `threads` compute a step, "auto": as many as are fastest, which is measured; `devices` are processes, of one
+    thread each, among which each batch is divided.
     The test split is touched once, after training. Raises `UserError` for a name, a parameter or data that is not.
     """
     name, config, options = read_net(net)
@@ -59,7 +59,6 @@ def train(
     if not fresh and (known := registry.trained(recipe)):
         return known
 
-    beaten = baseline(task, data, registry)  # before the work, so that what it lacks is said then
     checkpoint = Checkpoint(registry.home / "checkpoints" / f"{recipe}.pt", recipe)
     if fresh:
         checkpoint.remove()
@@ -75,7 +74,8 @@ def train(
             games = tasks[task].environment if data.answer == "move" else None
             if games and (devices > 1 or threads == "auto"):
                 raise ModelError(f"{task} is played in one process on one thread; leave devices and threads out.")
-            chosen, measured_ms = choose_threads(threads, net, prepared, data.answer)
+            beaten = baseline(task, data, registry)  # before the work, so that what it lacks is said then
+            chosen, measured_ms = choose_threads(1 if devices > 1 else threads, net, prepared, data.answer)
             if devices > 1:
                 learnt = spread(devices, precision, net, task, seed, progress, registry.home, module)
             else:
