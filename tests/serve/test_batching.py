@@ -185,6 +185,28 @@ def test_late_work_is_not_started_and_the_rest_is_in_order():
     assert uvloop.run(run()) == ["first", "last"]
 
 
+def test_each_of_many_is_told_of_a_deadline_of_its_own():
+    async def run():
+        workers, free, now_s, ended = Workers(1), threading.Event(), time.monotonic(), []
+
+        async def one(within_s):
+            try:
+                await workers.run(free.wait, now_s, now_s + within_s)
+            except DeadlineExceeded:
+                ended.append(within_s)
+
+        first = asyncio.ensure_future(workers.run(free.wait, now_s, math.inf))
+        await asyncio.sleep(0)
+        await asyncio.gather(*(one(within_s) for within_s in (0.06, 0.02, 0.1, 0.0, 0.02)))
+        assert workers.held == 1
+        free.set()
+        await first
+        workers.close()
+        return ended
+
+    assert sorted(uvloop.run(run())) == [0.0, 0.02, 0.02, 0.06, 0.1]
+
+
 def test_what_is_taken_and_comes_back_to_nobody_holds_no_place():
     async def run():
         workers, free, now_s = Workers(1), threading.Event(), time.monotonic()
@@ -201,7 +223,7 @@ def test_what_is_taken_and_comes_back_to_nobody_holds_no_place():
         await asyncio.sleep(0.01)
         assert not late.done(), "it may be answered elsewhere"
         for job in taken:
-            workers.give_back(job)
+            workers.give_back(job)  # after the look for who is late
         with pytest.raises(DeadlineExceeded):
             await late
         assert workers.held == 1
