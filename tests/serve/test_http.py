@@ -227,6 +227,7 @@ def test_a_wish_for_another_protocol_is_passed_over_and_the_request_answered(mas
     requests = b"".join(
         (
             b"GET /v2 HTTP/1.1\r\nHost: h\r\n" + UPGRADE + b"\r\n",
+            b"GET /v2 HTTP/1.1\r\nHost: h\r\nProxy-Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
             line + b"\r\n" + UPGRADE + rest,
             line + b"\r\n" + UPGRADE + chunked + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
             b"GET /v2 HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -235,11 +236,11 @@ def test_a_wish_for_another_protocol_is_passed_over_and_the_request_answered(mas
     with connect(mast) as one:
         for at in range(0, len(requests), apart):
             one.sendall(requests[at : at + apart])
-        got = answers(one, 4)
+        got = answers(one, 5)
         assert one.recv(1) == b""
-    assert [answer.status for answer in got] == [200] * 4
+    assert [answer.status for answer in got] == [200] * 5
     expected = Engine(graphs["whole"]).run([np.full((1, 4), 2.0, "float32")])[0]
-    for answer in got[1:3]:
+    for answer in got[2:4]:
         np.testing.assert_allclose(outputs(answer)[0][1], expected, rtol=1e-6)
 
 

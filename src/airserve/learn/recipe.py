@@ -97,7 +97,8 @@ def read_value(net: str, settings: Any, key: str, value: str) -> Any:
 def digest(net: str, config: Any, options: Options, task: str, data: str, seed: int) -> str:
     """SHA-256 over all that training depends on; `data` is the fingerprint."""
     settings = {"net": net, **asdict(config), **options.stated(), "task": task, "data": data, "seed": seed}
-    return hashlib.sha256(json.dumps({**settings, "recipe": RECIPE}, sort_keys=True).encode()).hexdigest()
+    recipe = RECIPE + (options.balance > 0)  # whose loss was weighted otherwise
+    return hashlib.sha256(json.dumps({**settings, "recipe": recipe}, sort_keys=True).encode()).hexdigest()
 
 
 def read_recipe(path: Path) -> tuple[str, str, int | None]:

@@ -112,7 +112,7 @@ async def _serve(
     models.say(say="loaded")
     stopped, following = asyncio.create_task(stop.wait()), asyncio.create_task(models.follow(until="listen"))
     await asyncio.wait((stopped, following), return_when=asyncio.FIRST_COMPLETED)  # what was changed meanwhile
-    if not following.done():
+    if stop.is_set() or not following.done():
         following.cancel()
         service.close()
         return

@@ -197,9 +197,11 @@ class Connection(asyncio.Protocol):
     def _without_upgrade(self) -> bytes:
         """The header that was read, without what asks for another protocol: a server may ignore it (RFC 9110 7.8)."""
         parser, headers = self._parser, self._headers
-        options = [option.strip() for option in headers[b"connection"].split(b",")]
-        connection = b", ".join(option for option in options if option.lower() != b"upgrade")
-        kept = {k: v for k, v in (headers | {b"connection": connection}).items() if k != b"upgrade"}
+        options = [option.strip() for option in headers.get(b"connection", b"").split(b",")]
+        connection = b", ".join(option for option in options if option and option.lower() != b"upgrade")
+        kept = {k: v for k, v in headers.items() if k not in (b"upgrade", b"connection")}
+        if connection:
+            kept[b"connection"] = connection
         first = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
         return first + b"".join(b"%b: %b\r\n" % line for line in kept.items()) + b"\r\n"
 
