@@ -107,17 +107,12 @@ def main() -> int:
     return 0 if all(each.kept for each in told) else 1
 
 
-def read_once() -> None:
-    """A row asks for its data several times, and rows share theirs."""
+def begin(parent: int) -> None:
+    """What a process that scores does first. Data are read once: a row asks several times, and rows share theirs."""
+    die_with_parent(parent)
     for name in tasks:
         if hasattr(tasks[name], "load"):
             tasks[name].load = cache(tasks[name].load)
-
-
-def begin(parent: int) -> None:
-    """What a process that trains does first."""
-    die_with_parent(parent)
-    read_once()
 
 
 def side_by_side(
@@ -140,7 +135,6 @@ def side_by_side(
             answered = last.result() if last else []
         except BrokenProcessPool:  # as where memory is short
             print("a process was killed; its rows and those that waited are scored here, one by one", flush=True)
-    read_once()
     if answering_too and not answered:
         answered = answers()
     return [found.get(row) or score(row, known, page) for row in rows], answered
