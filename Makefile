@@ -76,7 +76,7 @@ $(VENV)/bin/python:
 	$(STEP) "set-up: a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml
+$(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml src/airserve/serve/protocols/_decimals.c
 	$(STEP) "set-up: installing airserve (torch 2.13.0 and more; some minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[learn]'
 	@touch $@

@@ -57,14 +57,15 @@ def read_or_none(read, texts):
         return None
 
 
-@pytest.mark.parametrize("with_simd", [True, False])
+@pytest.mark.parametrize("with_compiler", [True, False])
 @given(st.sampled_from(NUMBERS), st.lists(numbers, min_size=1, max_size=4), st.integers(-1, 1))
-def test_numbers_are_read_as_the_wire_reads_them_or_not_at_all(with_simd, dtype, data, off):
-    kept, _numbers.NewParser = _numbers.NewParser, _numbers.NewParser if with_simd else None
+def test_numbers_are_read_as_the_wire_reads_them_or_not_at_all(with_compiler, dtype, data, off):
+    assert _numbers.compiled is not None
+    kept, _numbers.compiled = _numbers.compiled, _numbers.compiled if with_compiler else None
     try:
         read = numbers_of(np.dtype(dtype), max(len(data) + off, 0))
     finally:
-        _numbers.NewParser = kept
+        _numbers.compiled = kept
     try:
         text = orjson.dumps(data)
     except TypeError:  # an integer beyond 64 bits
@@ -82,10 +83,10 @@ def test_numbers_are_read_as_the_wire_reads_them_or_not_at_all(with_simd, dtype,
         assert dtype[0] != "f"  # what is plain is not left to the slower way
 
 
-@pytest.mark.parametrize("with_simd", [True, False])
-def test_lists_that_are_read_together_each_have_all_of_their_numbers(monkeypatch, with_simd):
+@pytest.mark.parametrize("with_compiler", [True, False])
+def test_lists_that_are_read_together_each_have_all_of_their_numbers(monkeypatch, with_compiler):
     """One number too many in one and too few in the next would shift whose they are."""
-    monkeypatch.setattr(_numbers, "NewParser", _numbers.NewParser if with_simd else None)
+    monkeypatch.setattr(_numbers, "compiled", _numbers.compiled if with_compiler else None)
     read = numbers_of(np.dtype("int16"), 2)
     assert read([b"[1,2]", b"[3, 4]"]).tolist() == [1, 2, 3, 4]
     for other in ([b"[1]", b"[2,3,4]"], [b"[1,2,3]", b"[4]"], [b"[1,2]", b"[]"], [b"[1,2]", b"[3,32768]"]):

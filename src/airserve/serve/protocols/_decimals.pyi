@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+from airserve.model import Array
+
+def read(texts: Sequence[bytes], into: Array, /) -> bool: ...
