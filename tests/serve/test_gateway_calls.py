@@ -16,7 +16,7 @@ from airserve.contract import Endpoint, Route, SiteProcess
 from airserve.model import Engine, Function
 from airserve.serve.calling import Asking
 from airserve.serve.configuration import Configuration
-from airserve.serve.guarding import Guard, new_key
+from airserve.serve.guarding import Guard
 from airserve.serve.protocols import oip_grpc
 from airserve.serve.protocols._entry import NotFound
 from airserve.serve.protocols._messages import SERVICE, classes
@@ -24,6 +24,7 @@ from airserve.serve.relaying import Gateway
 from airserve.serve.relaying_calls import renamed
 from airserve.serve.routes import Routes, RoutesError, read
 from airserve.serve.service import Service
+from airserve.serve.tenants import new_key
 from airserve.tensors import WireError
 
 M = classes()

@@ -30,10 +30,10 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client.parser import text_string_to_metric_families
 
-from airserve.serve import guarding, relaying
+from airserve.serve import relaying, rereading
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.connecting import UpstreamFailed
-from airserve.serve.guarding import Admitted, Guard, Tenant, TooMany, Unauthorized, new_key, read_tenants
+from airserve.serve.guarding import Admitted, Guard, TooMany, Unauthorized
 from airserve.serve.protocols import camara
 from airserve.serve.protocols._camara_asked import Asked
 from airserve.serve.protocols._entry import Entry
@@ -41,6 +41,7 @@ from airserve.serve.protocols._head import Head
 from airserve.serve.protocols._messages import SERVICE, classes
 from airserve.serve.relaying import Gateway
 from airserve.serve.routes import read
+from airserve.serve.tenants import Tenant, new_key, read_tenants
 
 RSA = rsa.generate_private_key(65537, 2048)
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
@@ -128,6 +129,37 @@ def test_every_route_but_health_wants_a_key(made, method, path):
         assert json.loads(text)["error"].endswith(".")
 
 
+def test_keys_are_given_and_taken_away_while_the_service_runs(made):
+    ask, _ = made
+    file = ask.log.with_name("keys.json")
+    before = file.read_text()
+
+    def until(status, key):
+        """Of twenty requests, which the kernel deals out to both workers."""
+        until_s = time.monotonic() + 20
+        while {ask("/v2", key)[0] for _ in range(20)} != {status}:
+            assert time.monotonic() < until_s
+
+    key = new_key(file, "later", models=["whole"])
+    until(200, key)
+    context = ssl.create_default_context(cafile=file.with_name("cert.pem"))
+    one = http.client.HTTPSConnection("127.0.0.1", ask.port, timeout=10, context=context)
+
+    def again():
+        one.request("POST", INFER, BODY, {"X-API-Key": key})
+        answer = one.getresponse()
+        answer.read()
+        return answer.status
+
+    assert [again() for _ in range(3)] == [200] * 3
+    file.write_text(before)
+    until(401, key)
+    until_s = time.monotonic() + 20
+    while again() != 401:  # though its header was known, and whose it was
+        assert time.monotonic() < until_s
+    one.close()
+
+
 def test_health_wants_none(made):
     ask, _ = made
     assert ask("/v2/health/live")[0] == ask("/v2/health/ready")[0] == 200
@@ -179,7 +211,7 @@ def test_an_issuer_that_changes_its_keys_is_followed(tmp_path, monkeypatch, capl
             return False
 
     now_s = [1000.0]
-    monkeypatch.setattr(guarding, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(rereading, "monotonic", lambda: now_s[0])
     write(one=RSA)
     guard = Guard(Configuration((), jwks=str(file)))
     assert admitted(RSA, "one")
@@ -192,7 +224,7 @@ def test_an_issuer_that_changes_its_keys_is_followed(tmp_path, monkeypatch, capl
     file.write_text("{")
     now_s[0] += 1.0
     assert admitted(RSA, "one"), "a file that cannot be read takes nobody's key"
-    assert "stay as they were" in caplog.text
+    assert "stays in force" in caplog.text
     write(two=other)
     now_s[0] += 1.0
     assert not admitted(RSA, "one"), "a key that was taken back opens nothing"
@@ -424,7 +456,7 @@ def test_a_rate_lets_through_what_a_bucket_by_hand_does(tmp_path_factory, gaps_s
     file = tmp_path_factory.getbasetemp() / "rate.json"
     file.write_text(json.dumps({"tenants": [{"name": "a", "rate_hz": rate_hz, "burst": burst}]}))
     guard = Guard(Configuration((), keys=str(file)))
-    admitted = Admitted(guard.tenants[0], 0, np.inf)
+    admitted = Admitted(guard.counted()[0][0], 0, np.inf)
     allowance = guard.allowance(admitted, 0)
     tokens, at_s, now_s = float(burst), 0.0, 1000.0
     for gap_s in gaps_s:
@@ -461,7 +493,7 @@ def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
     file = tmp_path / "keys.json"
     new_key(file, "a", concurrency=2)
     guard = Guard(Configuration((), keys=str(file), workers=2))
-    admitted = Admitted(guard.tenants[0], 0, np.inf)
+    admitted = Admitted(guard.counted()[0][0], 0, np.inf)
     one, two = (guard.allowance(admitted, worker) for worker in (0, 1))
     one.enter()
     two.enter()
@@ -473,7 +505,49 @@ def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
     two.enter()
     guard.bury(1, 12345)
     one.enter()
-    assert replace(guard.tenants[0], keys=()) == Tenant("a", concurrency=2)
+    assert replace(guard.counted()[0][0], keys=()) == Tenant("a", concurrency=2)
+
+
+def test_a_tenant_has_one_place_whichever_worker_reads_of_it_first(tmp_path, monkeypatch):
+    """A worker that never read of a tenant gives its place to no other; limits and counts are those of the file now."""
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    file = tmp_path / "keys.json"
+    keys = {"a": new_key(file, "a")}
+    guard = Guard(Configuration((), keys=str(file), workers=2))
+
+    def write(*names):
+        file.unlink()
+        keys.update({name: new_key(file, name, rate_hz=5.0) for name in names})
+
+    def admitted(name):
+        return guard.admit({b"x-api-key": keys[name].encode()})
+
+    assert admitted("a").place == 0
+    write("b", "a")
+    if (pid := os.fork()) == 0:
+        try:
+            guard.allowance(admitted("b"), 1).take()
+            os._exit(0 if (admitted("b").place, admitted("a").place) == (1, 0) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    write("c", "a")
+    assert (admitted("c").place, admitted("a").place) == (2, 0)
+    assert admitted("a").tenant.rate_hz == 5.0
+    with pytest.raises(Unauthorized):
+        admitted("b")
+    write("b")
+    assert [(tenant.name, asked) for tenant, asked, _ in guard.counted()] == [("b", 1)]
+
+
+def test_more_tenants_than_there_is_room_for_change_nothing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    file = tmp_path / "keys.json"
+    key = new_key(file, "a")
+    guard = Guard(Configuration((), keys=str(file)))
+    file.write_text(json.dumps({"tenants": [{"name": f"{k}"} for k in range(300)]}))
+    assert guard.admit({b"x-api-key": key.encode()}).tenant.name == "a"
+    assert "start the service anew" in caplog.text
 
 
 def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):

@@ -15,11 +15,12 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function, Tensor
 from airserve.serve.configuration import Configuration
 from airserve.serve.connecting import AnswerReader
-from airserve.serve.guarding import Guard, new_key
+from airserve.serve.guarding import Guard
 from airserve.serve.protocols import _listening, oip
 from airserve.serve.protocols._limits import Limits
 from airserve.serve.protocols._observing import observed
 from airserve.serve.service import Service
+from airserve.serve.tenants import new_key
 
 X = Tensor("x", "float32", (-1, 4))
 QUICK = Limits(header_s=0.2, body_bytes_per_s=1e9, idle_s=0.6, write_s=0.2, linger_s=0.1)

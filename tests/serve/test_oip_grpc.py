@@ -22,10 +22,11 @@ from tritonclient.utils import InferenceServerException
 from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Engine, Function
 from airserve.serve.configuration import Configuration
-from airserve.serve.guarding import Guard, new_key
+from airserve.serve.guarding import Guard
 from airserve.serve.protocols import _calls, oip_grpc
 from airserve.serve.protocols._messages import MESSAGES, SERVICE, classes
 from airserve.serve.service import Service
+from airserve.serve.tenants import new_key
 
 Address = str
 

@@ -154,7 +154,7 @@ def key(
     slice_: Annotated[str, typer.Option("--slice", help="On which its devices come: a label of its metrics.")] = "",
 ) -> None:
     """Make a key for `airserve serve`; it is shown once."""
-    from airserve.serve.guarding import new_key
+    from airserve.serve.tenants import new_key
 
     limits = {
         "models": models or None, "rate_hz": rate_hz, "concurrency": concurrency, "admin": admin or None,

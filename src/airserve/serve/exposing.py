@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from airserve.serve.guarding import Tenant
 from airserve.serve.metering import BUCKETS_S, Counted
 from airserve.serve.service import Service
 from airserve.serve.tallying import exposed
+from airserve.serve.tenants import Tenant
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,9 +1,9 @@
 """Who may ask, and how much: tenants with API keys or signed tokens, their models, rates and concurrency.
 
-A key is 256 random bits, so its SHA-256 is kept and nothing more is needed to hide it; it is compared in constant time.
-Tokens are JSON Web Tokens (RFC 7519) of an OpenID issuer, checked against its public keys in a JWKS file (RFC 7517).
-Rates are the generic cell rate algorithm (ITU-T I.371 annex A) in memory that all workers share: one limit, whichever
-worker is asked.
+Keys are known by their SHA-256, compared in constant time. Tokens are JSON Web Tokens (RFC 7519) of an OpenID issuer,
+checked against its public keys in a JWKS file (RFC 7517). Both files may change while the service runs. Rates are the
+generic cell rate algorithm (ITU-T I.371 annex A) in memory that all workers share: one limit, whichever worker is
+asked.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import logging
-import math
 import mmap
 import os
-import secrets
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
@@ -27,14 +23,16 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from airserve.contract import from_plain, to_plain
 from airserve.serve.configuration import Configuration, ConfigurationError
+from airserve.serve.rereading import Reread
+from airserve.serve.tenants import Tenant, read_tenants
 
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 RECHECK_S = 60.0  # a token that was accepted is looked at again after so long, or when it expires
+HOLDS_S = 2.0  # as a key is, which may have been taken away
+PLACES = 256  # of tenants in the shared memory, where there are fewer at the start
 LOCK_S = 0.05
-REREAD_S = 1.0  # an issuer's keys are looked at again, at most so often
-log = logging.getLogger(__name__)
+ANYBODY = Tenant("*")  # for those whom only a token names
 
 
 class Unauthorized(PermissionError):
@@ -53,23 +51,6 @@ class TooMany(RuntimeError):
         self.retry_s = retry_s
 
 
-@dataclass(frozen=True)
-class Tenant:
-    """Somebody who asks. `models` none: all; a rate or concurrency of 0: no limit."""
-
-    name: str
-    keys: tuple[str, ...] = ()  # SHA-256 in hexadecimal
-    models: tuple[str, ...] = ()
-    rate_hz: float = 0.0
-    burst: int = 10  # requests that may come at once, above the rate
-    concurrency: int = 0
-    admin: bool = False  # may load and unload models
-    slice: str = ""  # on which its devices come, where that is known: a label of what is counted
-
-    def may_use(self, model: str) -> bool:
-        return not self.models or model in self.models
-
-
 class Admitted(NamedTuple):
     """A tenant and its place in the shared table; `until_s` of time.monotonic."""
 
@@ -78,55 +59,14 @@ class Admitted(NamedTuple):
     until_s: float
 
 
-def new_key(path: Path, name: str, **limits: Any) -> str:
-    """Make a key for a tenant and keep its hash in a file, with new limits where they are given; the key itself.
+@final
+class _Known:
+    """The tenants of a keys file and the place of each in the shared memory."""
 
-    Raises `ConfigurationError`.
-    """
-    tenants = {tenant.name: tenant for tenant in read_tenants(path)} if path.exists() else {}
-    key = f"as_{secrets.token_urlsafe(32)}"
-    known = to_plain(tenants.get(name, Tenant(name)))
-    known.update({limit: value for limit, value in limits.items() if value is not None})
-    known["keys"] = [*known["keys"], hashlib.sha256(key.encode()).hexdigest()]
-    tenants[name] = from_plain(Tenant, known)
-    text = json.dumps({"tenants": [to_plain(tenant) for tenant in tenants.values()]}, indent=1)
-    try:
-        _write(path, text + "\n")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigurationError(f"{path} cannot be written ({reason}); name a file in a folder of yours.") from None
-    return key
-
-
-def _write(path: Path, text: str) -> None:
-    """Written aside and put in place whole: a disk that fills takes nobody's key. A new file is its owner's alone."""
-    path = path.resolve()
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    file, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with open(file, "w", encoding="utf-8") as aside:
-            aside.write(text)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
-
-
-def read_tenants(path: Path) -> list[Tenant]:
-    """The tenants of a keys file. Raises `ConfigurationError`."""
-    try:
-        tenants = [from_plain(Tenant, one) for one in json.loads(path.read_text(encoding="utf-8"))["tenants"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{path} holds no tenants ({str(error)[:100]}); `airserve key NAME --to {path}` makes one."
-        ) from None
-    for tenant in tenants:
-        if any(len(key) != 64 or set(key) - set("0123456789abcdef") for key in tenant.keys):
-            raise ConfigurationError(f"{path}: a key of {tenant.name} is not hashed; `airserve key` makes a new one.")
-    if len({tenant.name for tenant in tenants}) < len(tenants):
-        raise ConfigurationError(f"{path} names a tenant twice.")
-    return tenants
+    def __init__(self, tenants: list[Tenant], places: list[int]) -> None:
+        self.tenants, self.places = tenants, places
+        self.by_name = {tenant.name: k for k, tenant in enumerate(tenants)}
+        self.hashes = [(bytes.fromhex(key), k) for k, tenant in enumerate(tenants) for key in tenant.keys]
 
 
 @final
@@ -137,20 +77,41 @@ class Guard:
     """
 
     def __init__(self, configuration: Configuration) -> None:
-        c = configuration
-        self.tenants = read_tenants(Path(c.keys)) if c.keys else []
+        self._c = c = configuration
         self._tokens = _Tokens(c) if c.jwks else None
-        if self._tokens:  # for those whom only a token names
-            self.tenants.append(Tenant("*"))
-        self._places = {tenant.name: k for k, tenant in enumerate(self.tenants)}
-        self._hashes = [(bytes.fromhex(key), k) for k, t in enumerate(self.tenants) for key in t.keys]
-        count = max(1, len(self.tenants))
+        count = self._count = PLACES + (len(read_tenants(Path(c.keys))) if c.keys else 0)
         self._shared = mmap.mmap(-1, 8 * count * (1 + c.workers) + 8)
         self._cells: memoryview[float] = memoryview(self._shared).cast("d")
-        self._count, self._workers = count, c.workers
+        self._workers = c.workers
         # What each thread of each worker has counted of every tenant: asked, and refused for its limits.
         self._counts = np.frombuffer(mmap.mmap(-1, 8 * 4 * count * c.workers)).reshape(2 * c.workers, 2, count)
+        self._names = np.frombuffer(mmap.mmap(-1, 16 * count), "S16")  # whose each place is, by a digest of the name
         self.lock = Lock(self._cells[-1:])
+        self._known = Reread(c.keys, self._read)
+
+    def _read(self) -> _Known:
+        """Raises `ConfigurationError`."""
+        tenants = read_tenants(Path(self._c.keys)) if self._c.keys else []
+        if self._tokens is not None:
+            tenants.append(ANYBODY)
+        return _Known(tenants, [self._place(tenant.name) for tenant in tenants])
+
+    def _place(self, name: str) -> int:
+        """The same in all workers, whichever of them reads of a tenant first. Raises `ConfigurationError`."""
+        own = hashlib.blake2b(name.encode(), digest_size=15).digest() + b"#"  # numpy's "S16" drops zeros at the end
+        held = self.lock.hold(float(os.getpid()))
+        try:
+            for place in range(self._count):
+                if self._names[place] == own:
+                    return place
+                if not self._names[place]:
+                    if not held:
+                        raise ConfigurationError(f"{self._c.keys} was not read: another worker keeps a lock.")
+                    self._names[place] = own
+                    return place
+        finally:
+            self.lock.free(held)
+        raise ConfigurationError(f"{self._c.keys} has named more than {self._count} tenants; start the service anew.")
 
     def admit(self, headers: Mapping[bytes, bytes]) -> Admitted:
         """Who sends these headers: `Authorization: Bearer ...` or `X-API-Key: ...`. Raises `Unauthorized`."""
@@ -158,25 +119,25 @@ class Guard:
         given = given.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         if not given:
             raise Unauthorized("no key was sent; send it as `Authorization: Bearer KEY`.")
-        digest, found = hashlib.sha256(given).digest(), -1
-        for known, place in self._hashes:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(digest, known):
-                found = place
+        digest, found, known = hashlib.sha256(given).digest(), -1, self._known.now()
+        for one, k in known.hashes:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(digest, one):
+                found = k
         if found >= 0:
-            return Admitted(self.tenants[found], found, math.inf)
+            return Admitted(known.tenants[found], known.places[found], time.monotonic() + HOLDS_S)
         if self._tokens is not None and given.count(b".") == 2:
             name, left_s = self._tokens.read(given.decode("latin-1"))
             until_s = time.monotonic() + min(left_s, RECHECK_S)
-            if name in self._places:
-                return Admitted(self.tenants[self._places[name]], self._places[name], until_s)
-            place = self._places["*"]  # counted with all whom only a token names, and known by its own name
-            return Admitted(replace(self.tenants[place], name=name), place, until_s)
+            if (k := known.by_name.get(name, -1)) >= 0:
+                return Admitted(known.tenants[k], known.places[k], until_s)
+            # Counted with all whom only a token names, and known by its own name.
+            return Admitted(replace(ANYBODY, name=name), known.places[-1], until_s)
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
     def counted(self) -> list[tuple[Tenant, int, int]]:
         """Every tenant, the requests that it made since the service began, and those refused for its limits."""
-        total = self._counts.sum(axis=0).astype(int).tolist()
-        return list(zip(self.tenants, *total, strict=False))
+        known, total = self._known.now(), self._counts.sum(axis=0).astype(int)
+        return [(t, *total[:, place].tolist()) for t, place in zip(known.tenants, known.places, strict=True)]
 
     def allowance(self, admitted: Admitted, worker: int, aside: bool = False) -> Allowance:
         """What a tenant may still ask of this worker; it is counted, by the loop's thread or `aside` of it another."""
@@ -298,8 +259,7 @@ class _Tokens:
         except ImportError:
             raise ConfigurationError("tokens need the extra `jwt`: pip install 'airserve[jwt]'.") from None
         self._jwt, self._c = jwt, configuration
-        self._stamp, self._keys = _stamp(configuration.jwks), self._read()
-        self._again_s = 0.0  # when the file is looked at again
+        self._keys = Reread(configuration.jwks, self._read)
 
     def _read(self) -> dict[str | None, Any]:
         """The keys of the file by their ids. Raises `ConfigurationError`."""
@@ -315,15 +275,7 @@ class _Tokens:
 
     def _key(self, kid: str | None) -> Any:
         """The key that a token names, else the first; issuers change theirs. Raises `Unauthorized`."""
-        if (now_s := monotonic()) >= self._again_s:
-            self._again_s = now_s + REREAD_S
-            if (stamp := _stamp(self._c.jwks)) != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._keys = self._read()
-                except ConfigurationError as error:
-                    log.warning("an issuer's keys stay as they were: %s", error)
-        keys = self._keys
+        keys = self._keys.now()
         found = next(iter(keys.values())) if kid is None else keys.get(kid) or keys.get(None)
         if found is None:
             raise Unauthorized("the token is not accepted: its issuer has no such key; get a new one.")
@@ -346,12 +298,3 @@ class _Tokens:
         except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized(f"the token is not accepted: {str(error)[:100] or 'it cannot be read'}.") from None
         return str(claims.get("tenant") or claims.get("azp") or claims.get("sub") or "*"), claims["exp"] - time.time()
-
-
-def _stamp(file: str) -> tuple[int, ...]:
-    """What tells a file from another that was put in its place or written over it."""
-    try:
-        of = os.stat(file)
-    except OSError:
-        return ()
-    return of.st_mtime_ns, of.st_ino, of.st_size

@@ -28,7 +28,6 @@ from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Function
 from airserve.serve import knowledge
 from airserve.serve.batching import Overloaded
-from airserve.serve.guarding import new_key
 from airserve.serve.knowledge import Gone, Knowledge, Taken
 from airserve.serve.protocols import camara
 from airserve.serve.protocols._camara_asked import Asked
@@ -36,6 +35,7 @@ from airserve.serve.protocols._camara_requests import Refused, read_upload
 from airserve.serve.protocols._head import Head
 from airserve.serve.retrieving import nearest, passages
 from airserve.serve.service import Service, UnknownEndpoint
+from airserve.serve.tenants import new_key
 
 APIS = ("knowledge-base", "qa-assistant-manage", "qa-assistant-service")
 PUBLISHED = Path(__file__).parent / "camara"

@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from airserve.serve.guarding import new_key
 from airserve.serve.protocols._openai_requests import Invalid, read_chat, read_completion, read_embed
+from airserve.serve.tenants import new_key
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 USER = [{"role": "user", "content": "How warm is the engine?"}]
