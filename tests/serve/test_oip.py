@@ -220,9 +220,7 @@ def test_a_tail_is_called_by_any_client(client, graphs):
 
 
 def test_a_head_without_its_tail_says_so(device, x):
-    with pytest.raises(
-        InferenceServerException, match=r"nothing at .* answers 404: mast has no model 'nothing'"
-    ) as caught:
+    with pytest.raises(InferenceServerException, match=r"nothing answers 404: mast has no model 'nothing'") as caught:
         device.infer("lost", [given("x", x)])
     assert caught.value.status() == "502"
 

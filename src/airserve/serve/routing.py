@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import NamedTuple, final
@@ -20,6 +21,7 @@ from airserve.timing import Timing, format_air
 # A device has one connection over the air, asks again once, and puts no probe on the air for one place alone.
 ALONE = Manner(attempts=2, connections=1, connect_s=float("inf"), probes=False)
 SEVERAL = Manner(connections=1)
+log = logging.getLogger(__name__)
 
 
 class Onward(NamedTuple):
@@ -117,8 +119,8 @@ class Router:
     def _check(self, sent: Sent) -> None:
         if (answer := sent.answer).status != 200:
             kind = UpstreamLate if answer.status == 504 else UpstreamFailed
-            where = f"{sent.route.model} at {sent.route.host}:{sent.route.port}"
-            raise kind(f"{where} answers {answer.status}: {wire.parse_error(answer.body)}")
+            log.warning("%s at %s:%d answers %d", sent.route.model, sent.route.host, sent.route.port, answer.status)
+            raise kind(f"{sent.route.model} answers {answer.status}: {wire.parse_error(answer.body)}")
 
 
 def addressed(request: bytes, route: Route, within_ms: int | None = None) -> bytes:
