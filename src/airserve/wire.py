@@ -142,21 +142,18 @@ def infer_response(
     )
 
 
-def http_response(
-    status: int, body: bytes, *, media: str = JSON, extra: str = "", server_timing: str = "", close: bool = False
-) -> bytes:
+def http_response(status: int, body: bytes, *, media: str = JSON, extra: str = "", server_timing: str = "") -> bytes:
     """An HTTP/1.1 response; `extra` is whole header lines."""
     timing = f"Server-Timing: {server_timing}\r\n" if server_timing else ""
-    closing = "Connection: close\r\n" if close else ""
     return (
-        f"HTTP/1.1 {status} {REASON[status]}\r\nContent-Type: {media}\r\n{extra}{timing}{closing}"
+        f"HTTP/1.1 {status} {REASON[status]}\r\nContent-Type: {media}\r\n{extra}{timing}"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode("latin-1") + body
 
 
-def error_response(status: int, sentence: str, *, close: bool = False, extra: str = "") -> bytes:
+def error_response(status: int, sentence: str, *, extra: str = "") -> bytes:
     """An HTTP response with an error in the protocol's form; `extra` is whole header lines."""
-    return http_response(status, orjson.dumps({"error": sentence}), close=close, extra=extra)
+    return http_response(status, orjson.dumps({"error": sentence}), extra=extra)
 
 
 def parse_request(body: bytes, json_bytes: int | None = None) -> Request:

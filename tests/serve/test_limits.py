@@ -77,6 +77,39 @@ def test_a_request_that_does_not_arrive_is_given_up(graphs, sent):
     assert 0.2 < took_s < 3
 
 
+def test_a_body_that_comes_byte_by_byte_is_given_up_though_its_header_is_known(graphs):
+    """Each byte is progress, and too little of it; at the least rate that is wanted it is waited for."""
+
+    async def talk(reader, writer):
+        writer.write(asked("quick") * 2)
+        await answers(reader, 2)
+        request, begun_s = asked("quick"), time.monotonic()
+        ended = asyncio.ensure_future(answers(reader, 2))
+        writer.write(request[:-16])
+        for k in range(len(request) - 16, len(request) - 1):
+            writer.write(request[k : k + 1])
+            if (await asyncio.wait([ended], timeout=0.1))[0]:
+                break
+        return (await ended)[-1], time.monotonic() - begun_s
+
+    (last, took_s), _ = serving(graphs, talk, QUICK)
+    assert last.status == 408
+    assert 0.2 < took_s < 1.4  # the bytes would last 1.5 s
+
+    async def slowly(reader, writer):
+        request = asked("quick")
+        writer.write(request * 2)
+        body = request.index(b"\r\n\r\n") + 4
+        writer.write(request[:body])
+        for k in range(body, len(request), 10):
+            writer.write(request[k : k + 10])
+            await asyncio.sleep(0.1)
+        return await answers(reader, 3)
+
+    found, _ = serving(graphs, slowly, Limits(header_s=0.2, body_bytes_per_s=1.0, linger_s=0.1))
+    assert [answer.status for answer in found] == [200] * 3
+
+
 def upload(size, lines=""):
     """An infer request whose body, of spaces, is no JSON."""
     return (
@@ -147,6 +180,19 @@ def test_nothing_is_kept_of_a_body_whose_sender_is_not_known(graphs, tmp_path, p
     found, _ = serving(graphs, talk, Limits(bodies_bytes=1000), guard=guard)
     others = [405] * 3 if path == b"/v2/health/live" else [401, 401, 503]
     assert [answer.status for answer in found] == [*others, 200]
+
+
+def test_a_body_that_nobody_wants_is_not_asked_for(graphs, tmp_path):
+    """`Expect: 100-continue` is answered with the error itself, which is the last answer (RFC 9110 10.1.1)."""
+    new_key(tmp_path / "keys.json", "a")
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+
+    async def talk(reader, writer):
+        writer.write(upload(300_000, "X-API-Key: as_wrong\r\nExpect: 100-continue\r\n")[0])
+        return await asyncio.wait_for(reader.read(), 5)
+
+    found, _ = serving(graphs, talk, QUICK, guard=guard)
+    assert found.startswith(b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n")
 
 
 def test_an_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not(graphs):

@@ -31,3 +31,25 @@ class Bodies:
 
     def __init__(self) -> None:
         self.held_bytes = 0
+
+
+@final
+class Share:
+    """What one connection holds of them."""
+
+    __slots__ = ("_bodies", "held_bytes")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.held_bytes = 0
+
+    def take(self, size: int) -> int:
+        """What all connections hold then."""
+        self.held_bytes += size
+        self._bodies.held_bytes += size
+        return self._bodies.held_bytes
+
+    def let_go(self, size: int) -> None:
+        size = min(size, self.held_bytes)  # a connection that has ended holds nothing, whatever is answered later
+        self.held_bytes -= size
+        self._bodies.held_bytes -= size
