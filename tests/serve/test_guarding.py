@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 from prometheus_client.parser import text_string_to_metric_families
 
-from airserve.serve import relaying, rereading
+from airserve.serve import guarding, relaying, rereading
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.connecting import UpstreamFailed
 from airserve.serve.guarding import Admitted, Guard, TooMany, Unauthorized
@@ -441,7 +441,11 @@ def test_a_keys_file_that_cannot_be_written_is_one_sentence_and_loses_nothing(tm
 
 @pytest.mark.parametrize("text", [
     "{", "[]", '{"tenants": [{"name": "a", "keys": ["plain"]}]}', '{"tenants": [{}]}',
-    '{"tenants": [{"name": "a"}, {"name": "a"}]}', '{"tenants": [{"nme": "a"}]}',
+    '{"tenants": [{"name": "a"}, {"name": "a"}]}', '{"tenants": [{"nme": "a"}]}', '{"tenants": [{"name": 5}]}',
+    '{"tenants": [{"name": ["a"]}]}', '{"tenants": [{"name": "a", "keys": [5]}]}', '{"tenants": [{"name": "\\ud800"}]}',
+    '{"tenants": [{"name": "a", "rate_hz": "5"}]}', '{"tenants": [{"name": "a", "rate_hz": NaN}]}', "[" * 100_000,
+    '{"tenants": [{"name": "a", "burst": -1}]}', '{"tenants": [{"name": "a", "models": ["m", null]}]}',
+    '{"tenants": [{"name": "a", "admin": 1}]}',
 ])  # fmt: skip
 def test_a_keys_file_that_is_none_is_one_sentence(tmp_path, text):
     (tmp_path / "keys.json").write_text(text)
@@ -508,46 +512,100 @@ def test_concurrency_is_counted_over_workers_and_forgotten_with_one(tmp_path):
     assert replace(guard.counted()[0][0], keys=()) == Tenant("a", concurrency=2)
 
 
-def test_a_tenant_has_one_place_whichever_worker_reads_of_it_first(tmp_path, monkeypatch):
+def rewritten(file, *names, **limits):
+    """A keys file with these tenants alone; their keys."""
+    file.unlink(missing_ok=True)
+    return {name: new_key(file, name, **limits).encode() for name in names}
+
+
+def test_a_tenant_has_one_place_in_all_processes_and_for_good(tmp_path, monkeypatch):
     """A worker that never read of a tenant gives its place to no other; limits and counts are those of the file now."""
     monkeypatch.setattr(rereading, "REREAD_S", 0.0)
     file = tmp_path / "keys.json"
-    keys = {"a": new_key(file, "a")}
+    keys = rewritten(file, "a")
     guard = Guard(Configuration((), keys=str(file), workers=2))
 
-    def write(*names):
-        file.unlink()
-        keys.update({name: new_key(file, name, rate_hz=5.0) for name in names})
-
     def admitted(name):
-        return guard.admit({b"x-api-key": keys[name].encode()})
+        return guard.admit({b"x-api-key": keys[name]})
+
+    def in_a_worker(work):
+        if (pid := os.fork()) == 0:
+            try:
+                os._exit(0 if work() else 1)
+            finally:
+                os._exit(2)
+        return os.waitpid(pid, 0)[1] == 0
+
+    def places(*wanted):
+        guard.allowance(admitted("b"), 1).take()
+        return (admitted("b").place, admitted("a").place) == wanted
+
+    def unknown():
+        with pytest.raises(Unauthorized):
+            admitted("b")
+        return admitted("a").place == 0
 
     assert admitted("a").place == 0
-    write("b", "a")
-    if (pid := os.fork()) == 0:
-        try:
-            guard.allowance(admitted("b"), 1).take()
-            os._exit(0 if (admitted("b").place, admitted("a").place) == (1, 0) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(pid, 0)[1] == 0
-    write("c", "a")
+    keys |= rewritten(file, "b", "a", rate_hz=5.0)
+    assert in_a_worker(unknown), "it gives no places itself"
+    guard.follow()  # as the supervisor does
+    assert in_a_worker(lambda: places(1, 0))
+    keys |= rewritten(file, "c", "a", rate_hz=5.0)
     assert (admitted("c").place, admitted("a").place) == (2, 0)
     assert admitted("a").tenant.rate_hz == 5.0
-    with pytest.raises(Unauthorized):
-        admitted("b")
-    write("b")
+    assert unknown()
+    keys |= rewritten(file, "b")
     assert [(tenant.name, asked) for tenant, asked, _ in guard.counted()] == [("b", 1)]
 
 
-def test_more_tenants_than_there_is_room_for_change_nothing(tmp_path, monkeypatch, caplog):
+def test_where_there_is_no_room_for_new_tenants_others_still_go(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    file, public = tmp_path / "keys.json", json.loads(RSAAlgorithm.to_jwk(RSA.public_key()))
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{**public, "alg": "RS256"}]}))
+    keys = rewritten(file, "a", "b")
+    guard = Guard(Configuration((), keys=str(file), jwks=str(tmp_path / "jwks.json")))
+    file.write_text(json.dumps({"tenants": [{"name": f"{k}"} for k in range(300)]}))
+    with pytest.raises(Unauthorized):
+        guard.admit({b"x-api-key": keys["a"]})
+    assert "299 is left out: 258 tenants were named; start the service anew" in caplog.text
+    assert guard.admit({b"x-api-key": token(tenant="7").encode()}).tenant.name == "7"
+    with pytest.raises(Unauthorized, match="ask again later"):  # nor without its limits
+        guard.admit({b"x-api-key": token(tenant="299").encode()})
+    keys = rewritten(file, "a")
+    assert guard.admit({b"x-api-key": keys["a"]}).place == 0
+    with pytest.raises(Unauthorized):
+        guard.admit({b"x-api-key": keys.get("b", b"gone")})
+
+
+def test_what_could_not_be_read_is_read_as_soon_as_it_can_be(tmp_path, monkeypatch, caplog):
+    """The file is the same, so that its stamp says nothing: no descriptor was free."""
     monkeypatch.setattr(rereading, "REREAD_S", 0.0)
     file = tmp_path / "keys.json"
-    key = new_key(file, "a")
+    before = rewritten(file, "a")
     guard = Guard(Configuration((), keys=str(file)))
-    file.write_text(json.dumps({"tenants": [{"name": f"{k}"} for k in range(300)]}))
-    assert guard.admit({b"x-api-key": key.encode()}).tenant.name == "a"
-    assert "start the service anew" in caplog.text
+    after = rewritten(file, "a")
+    with monkeypatch.context() as without:
+        without.setattr(guarding, "read_tenants", lambda path: os.open("/nowhere", os.O_RDONLY))
+        for _ in range(3):
+            assert guard.admit({b"x-api-key": before["a"]}).tenant.name == "a"
+    assert caplog.text.count("stays in force") == 1
+    assert guard.admit({b"x-api-key": after["a"]}).tenant.name == "a"
+    with pytest.raises(Unauthorized):
+        guard.admit({b"x-api-key": before["a"]})
+
+
+def test_a_rate_that_is_raised_helps_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    file = tmp_path / "keys.json"
+    keys = rewritten(file, "a", rate_hz=0.01, burst=1)
+    guard = Guard(Configuration((), keys=str(file)))
+    guard.allowance(guard.admit({b"x-api-key": keys["a"]}), 0).take(1000.0)
+    keys = rewritten(file, "a", rate_hz=100.0, burst=1)
+    allowance = guard.allowance(guard.admit({b"x-api-key": keys["a"]}), 0)
+    with pytest.raises(TooMany) as caught:
+        allowance.take(1000.0)
+    assert caught.value.retry_s == pytest.approx(0.01, abs=1e-6)
+    allowance.take(1000.0101)
 
 
 def test_a_lock_of_a_worker_that_died_is_freed(tmp_path):

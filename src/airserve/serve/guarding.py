@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import mmap
 import os
 import time
@@ -33,6 +34,7 @@ HOLDS_S = 2.0  # as a key is, which may have been taken away
 PLACES = 256  # of tenants in the shared memory, where there are fewer at the start
 LOCK_S = 0.05
 ANYBODY = Tenant("*")  # for those whom only a token names
+log = logging.getLogger(__name__)
 
 
 class Unauthorized(PermissionError):
@@ -51,22 +53,25 @@ class TooMany(RuntimeError):
         self.retry_s = retry_s
 
 
+@final
+class _Known:
+    """The tenants of a keys file and the place of each in the shared memory; `without` are names that have none."""
+
+    def __init__(self, tenants: list[Tenant], places: list[int]) -> None:
+        self.without = {tenant.name for tenant, place in zip(tenants, places, strict=True) if place < 0}
+        self.tenants = [tenant for tenant in tenants if tenant.name not in self.without]
+        self.places = [place for place in places if place >= 0]
+        self.by_name = {tenant.name: k for k, tenant in enumerate(self.tenants)}
+        self.hashes = [(bytes.fromhex(key), k) for k, tenant in enumerate(self.tenants) for key in tenant.keys]
+
+
 class Admitted(NamedTuple):
     """A tenant and its place in the shared table; `until_s` of time.monotonic."""
 
     tenant: Tenant
     place: int
     until_s: float
-
-
-@final
-class _Known:
-    """The tenants of a keys file and the place of each in the shared memory."""
-
-    def __init__(self, tenants: list[Tenant], places: list[int]) -> None:
-        self.tenants, self.places = tenants, places
-        self.by_name = {tenant.name: k for k, tenant in enumerate(tenants)}
-        self.hashes = [(bytes.fromhex(key), k) for k, tenant in enumerate(tenants) for key in tenant.keys]
+    known: _Known | None = None  # while these are the tenants, the same key is the same one's
 
 
 @final
@@ -87,51 +92,67 @@ class Guard:
         self._counts = np.frombuffer(mmap.mmap(-1, 8 * 4 * count * c.workers)).reshape(2 * c.workers, 2, count)
         self._names = np.frombuffer(mmap.mmap(-1, 16 * count), "S16")  # whose each place is, by a digest of the name
         self.lock = Lock(self._cells[-1:])
+        self._maker = os.getpid()
         self._known = Reread(c.keys, self._read)
 
-    def _read(self) -> _Known:
-        """Raises `ConfigurationError`."""
+    def _read(self) -> tuple[_Known, bool]:
+        """The tenants that have a place, and whether those are all. Raises `ConfigurationError`."""
         tenants = read_tenants(Path(self._c.keys)) if self._c.keys else []
         if self._tokens is not None:
             tenants.append(ANYBODY)
-        return _Known(tenants, [self._place(tenant.name) for tenant in tenants])
+        known = _Known(tenants, self._places([tenant.name for tenant in tenants]))
+        return known, not known.without or bool(self._names[-1])
 
-    def _place(self, name: str) -> int:
-        """The same in all workers, whichever of them reads of a tenant first. Raises `ConfigurationError`."""
-        own = hashlib.blake2b(name.encode(), digest_size=15).digest() + b"#"  # numpy's "S16" drops zeros at the end
-        held = self.lock.hold(float(os.getpid()))
-        try:
-            for place in range(self._count):
-                if self._names[place] == own:
-                    return place
-                if not self._names[place]:
-                    if not held:
-                        raise ConfigurationError(f"{self._c.keys} was not read: another worker keeps a lock.")
-                    self._names[place] = own
-                    return place
-        finally:
-            self.lock.free(held)
-        raise ConfigurationError(f"{self._c.keys} has named more than {self._count} tenants; start the service anew.")
+    def _places(self, names: list[str]) -> list[int]:
+        """The place of each, the same in all processes; -1 of who has none yet.
 
-    def admit(self, headers: Mapping[bytes, bytes]) -> Admitted:
-        """Who sends these headers: `Authorization: Bearer ...` or `X-API-Key: ...`. Raises `Unauthorized`."""
+        Only the process that made this gives places, so that no two give the same one; workers find them later.
+        """
+        taken = {name: place for place, name in enumerate(self._names.tolist()) if name}
+        places = []
+        for name in names:
+            own = hashlib.blake2b(name.encode(), digest_size=15).digest() + b"#"  # numpy drops zeros at the end
+            place = taken.get(own, -1)
+            if place < 0 and os.getpid() == self._maker:
+                if (place := len(taken)) < self._count:
+                    self._names[place], taken[own] = own, place
+                else:
+                    place = -1
+                    log.warning("%s is left out: %d tenants were named; start the service anew.", name, self._count)
+            places.append(place)
+        return places
+
+    def follow(self) -> None:
+        """Look whether the file has changed: workers that start anew know what it says, and new tenants get places."""
+        self._known.now()
+
+    def admit(self, headers: Mapping[bytes, bytes], before: Admitted | None = None) -> Admitted:
+        """Who sends these headers: `Authorization: Bearer ...` or `X-API-Key: ...`. Raises `Unauthorized`.
+
+        `before` is what it was for the same headers.
+        """
+        known = self._known.now()
+        if before is not None and before.known is known:
+            return before._replace(until_s=time.monotonic() + HOLDS_S)
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         given = given.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         if not given:
             raise Unauthorized("no key was sent; send it as `Authorization: Bearer KEY`.")
-        digest, found, known = hashlib.sha256(given).digest(), -1, self._known.now()
+        digest, found = hashlib.sha256(given).digest(), -1
         for one, k in known.hashes:  # all of them, so that the time tells nothing
             if hmac.compare_digest(digest, one):
                 found = k
         if found >= 0:
-            return Admitted(known.tenants[found], known.places[found], time.monotonic() + HOLDS_S)
+            return Admitted(known.tenants[found], known.places[found], time.monotonic() + HOLDS_S, known)
         if self._tokens is not None and given.count(b".") == 2:
             name, left_s = self._tokens.read(given.decode("latin-1"))
-            until_s = time.monotonic() + min(left_s, RECHECK_S)
+            until_s = time.monotonic() + min(left_s, HOLDS_S if self._c.keys else RECHECK_S)
             if (k := known.by_name.get(name, -1)) >= 0:
                 return Admitted(known.tenants[k], known.places[k], until_s)
+            if name in known.without:
+                raise Unauthorized(f"{name[:40]} cannot be counted yet; ask again later.")
             # Counted with all whom only a token names, and known by its own name.
-            return Admitted(replace(ANYBODY, name=name), known.places[-1], until_s)
+            return Admitted(replace(ANYBODY, name=name), known.places[known.by_name[ANYBODY.name]], until_s)
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
     def counted(self) -> list[tuple[Tenant, int, int]]:
@@ -141,7 +162,7 @@ class Guard:
 
     def allowance(self, admitted: Admitted, worker: int, aside: bool = False) -> Allowance:
         """What a tenant may still ask of this worker; it is counted, by the loop's thread or `aside` of it another."""
-        tenant, place, _ = admitted
+        tenant, place = admitted.tenant, admitted.place
         counts: Any = memoryview(self._counts[2 * worker + aside].reshape(-1))[place :: self._count]
         under_way = self._cells[self._count + place : self._count * (1 + self._workers) : self._count]
         return Allowance(tenant, self._cells, place, under_way, self._count * (1 + worker) + place, self.lock, counts)
@@ -224,6 +245,9 @@ class Allowance:
                 cells[place] = (due_s if early_s > 0 else now_s) + each_s
                 lock.free(held)
                 return
+            if early_s > spare_s + each_s + 1e-6:  # it was counted at a slower rate, which holds no longer
+                early_s = spare_s + each_s
+                cells[place] = now_s + early_s
             lock.free(held)
             self._counts[1] += 1.0
             sentence = f"{self._tenant.name} may ask {self._tenant.rate_hz:g} times a second; ask again later."
@@ -259,7 +283,7 @@ class _Tokens:
         except ImportError:
             raise ConfigurationError("tokens need the extra `jwt`: pip install 'airserve[jwt]'.") from None
         self._jwt, self._c = jwt, configuration
-        self._keys = Reread(configuration.jwks, self._read)
+        self._keys = Reread(configuration.jwks, lambda: (self._read(), True))
 
     def _read(self) -> dict[str | None, Any]:
         """The keys of the file by their ids. Raises `ConfigurationError`."""

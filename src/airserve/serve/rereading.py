@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from threading import Lock
 from time import monotonic
 from typing import Generic, TypeVar, final
-
-from airserve.serve.configuration import ConfigurationError
 
 REREAD_S = 1.0  # a file is looked at again at most so often
 T = TypeVar("T")
@@ -17,27 +16,43 @@ log = logging.getLogger(__name__)
 
 @final
 class Reread(Generic[T]):
-    """What `read` makes of a file, made again once the file has changed. What cannot be read changes nothing.
+    """What `read` makes of a file, made again once the file has changed, and whether that is all that it says.
 
-    Raises what `read` raises at first; later a `ConfigurationError` of it is logged.
+    What cannot be read changes nothing, whatever is wrong with it: that is logged, and tried again each time; so is
+    what was not all. Raises what `read` raises at first.
     """
 
-    def __init__(self, file: str, read: Callable[[], T]) -> None:
+    def __init__(self, file: str, read: Callable[[], tuple[T, bool]]) -> None:
         self._file, self._read = file, read
-        self._stamp, self._found = _stamp(file), read()
+        self._stamp: tuple[int, ...] | None = _stamp(file)  # None: of what was read only in part
+        self._found, whole = read()
+        if not whole:
+            self._stamp = None
+        self._told: tuple[int, ...] | None = None  # that this one cannot be read
         self._again_s = 0.0
+        self._busy = Lock()  # one thread looks, the others take what is there
 
     def now(self) -> T:
-        """What the file says, as of a second ago at most."""
-        if (now_s := monotonic()) >= self._again_s:
-            self._again_s = now_s + REREAD_S
-            if (stamp := _stamp(self._file)) != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._found = self._read()
-                except ConfigurationError as error:
-                    log.warning("what was read of it before stays in force: %s", error)
+        """What the file says, or said when it was last looked at."""
+        if monotonic() >= self._again_s and self._busy.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._busy.release()
         return self._found
+
+    def _look(self) -> None:
+        self._again_s = monotonic() + REREAD_S
+        if (stamp := _stamp(self._file)) == self._stamp:
+            return
+        try:
+            self._found, whole = self._read()
+        except Exception as error:
+            if stamp != self._told:
+                log.warning("what was read of it before stays in force: %s", error)
+                self._told = stamp
+        else:
+            self._stamp = stamp if whole else None
 
 
 def _stamp(file: str) -> tuple[int, ...]:

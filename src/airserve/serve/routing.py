@@ -119,7 +119,7 @@ class Router:
     def _check(self, sent: Sent) -> None:
         if (answer := sent.answer).status != 200:
             kind = UpstreamLate if answer.status == 504 else UpstreamFailed
-            log.warning("%s at %s:%d answers %d", sent.route.model, sent.route.host, sent.route.port, answer.status)
+            log.debug("%s at %s:%d answers %d", sent.route.model, sent.route.host, sent.route.port, answer.status)
             raise kind(f"{sent.route.model} answers {answer.status}: {wire.parse_error(answer.body)}")
 
 

@@ -141,6 +141,8 @@ class Supervisor:
         if self._stopping:
             return
         now_s = time.monotonic()
+        if self._guard is not None:
+            self._guard.follow()
         for number in [number for number, at_s in self._again_s.items() if at_s <= now_s]:
             del self._again_s[number]
             try:

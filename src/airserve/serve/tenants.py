@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import tempfile
@@ -71,13 +72,30 @@ def read_tenants(path: Path) -> list[Tenant]:
     """The tenants of a keys file. Raises `ConfigurationError`."""
     try:
         tenants = [from_plain(Tenant, one) for one in json.loads(path.read_text(encoding="utf-8"))["tenants"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} holds no tenants ({str(error)[:100]}); `airserve key NAME --to {path}` makes one."
         ) from None
     for tenant in tenants:
+        if (wrong := _wrong(tenant)) is not None:
+            raise ConfigurationError(f"{path}: {wrong} of the tenant {str(tenant.name)[:40]!r} is of a wrong kind.")
         if any(len(key) != 64 or set(key) - set("0123456789abcdef") for key in tenant.keys):
             raise ConfigurationError(f"{path}: a key of {tenant.name} is not hashed; `airserve key` makes a new one.")
     if len({tenant.name for tenant in tenants}) < len(tenants):
         raise ConfigurationError(f"{path} names a tenant twice.")
     return tenants
+
+
+def _wrong(tenant: Tenant) -> str | None:
+    """The field that is not of its type, as JSON may have it."""
+    for name, value in vars(tenant).items():
+        default = getattr(Tenant, name, "")
+        if isinstance(default, tuple):
+            sound = type(value) is tuple and all(type(one) is str for one in value)
+        elif type(default) in (int, float):
+            sound = type(value) in (int, type(default)) and 0 <= value < math.inf
+        else:
+            sound = type(value) is type(default)
+        if not sound or (type(value) is str and not value.isprintable()):
+            return name
+    return None

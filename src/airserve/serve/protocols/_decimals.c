@@ -114,7 +114,8 @@ static inline const char *blank(const char *p) {
     return p;
 }
 
-typedef struct { uint64_t w; bool minus, whole, long_; int q; } Number; /* of a whole one q is 0 */
+/* w * 10^q, unless it is `long_`; w alone where it is a `whole` number, without point or exponent, below 2^64. */
+typedef struct { uint64_t w; bool minus, whole, long_; int q; } Number;
 
 /* One JSON number, of which `scaled` can make a double unless it is `long_`; NULL where there is none. */
 static inline const char *number(const char *p, const char *end, Number *of) {
@@ -127,7 +128,8 @@ static inline const char *number(const char *p, const char *end, Number *of) {
     if (after == p || (*p == '0' && after > p + 1)) return NULL;
     Py_ssize_t count = after - p;
     int64_t q = 0;
-    of->whole = true;
+    /* Of twenty digits that begin with a 1, w lost 2^64 if it is below 10^19: 2 * 10^19 - 2^64 is less. */
+    of->whole = count <= DIGITS || (count == DIGITS + 1 && *p == '1' && w >= 10000000000000000000u);
     p = after;
     if (*p == '.') {
         after = digits(++p, end, &w);
@@ -154,6 +156,7 @@ static inline const char *number(const char *p, const char *end, Number *of) {
         p = after;
     }
     of->w = w;
+    of->minus &= w || !of->whole; /* a whole number has one zero */
     of->long_ = count > DIGITS || q < -FIVES || q > FIVES;
     of->q = of->long_ ? 0 : (int)q;
     return p;
@@ -162,7 +165,7 @@ static inline const char *number(const char *p, const char *end, Number *of) {
 PyDoc_STRVAR(read_lists_doc,
 "read(texts, into, /)\n--\n\n"
 "Whether every text is a JSON list of numbers and nothing else, all of the same length, and together they fill `into`.\n\n"
-"`into` is a writable buffer of native 'f', 'd', 'q' or 'Q', contiguous; of the last two no number may have a point or an\n"
+"`into` is a writable buffer of native 'f', 'd', 'q' or 'Q', contiguous; for the last two no number may have a point or an\n"
 "exponent. Doubles are rounded once more for 'f'. Where it says False, `into` may have been written to.");
 
 static PyObject *read_lists(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
@@ -207,7 +210,7 @@ static PyObject *read_lists(PyObject *Py_UNUSED(module), PyObject *const *args, 
                 }
             } else {
                 uint64_t most = type == 'Q' ? (of.minus ? 0 : UINT64_MAX) : (uint64_t)INT64_MAX + of.minus;
-                if (!of.whole || of.long_ || of.w > most) goto done;
+                if (!of.whole || of.w > most) goto done;
                 ((uint64_t *)into.buf)[at] = of.minus ? -of.w : of.w;
             }
             at++;

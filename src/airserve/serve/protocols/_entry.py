@@ -143,7 +143,7 @@ def admit(guard: Guard, head: Head) -> Admitted:
     """Who sends a header, asked once of the same while that holds. Raises `Unauthorized`."""
     known: Admitted | None = head.admitted
     if known is None or time.monotonic() > known.until_s:
-        known = head.admitted = guard.admit(head.headers)
+        known = head.admitted = guard.admit(head.headers, known)
     return known
 
 

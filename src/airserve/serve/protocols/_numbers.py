@@ -35,7 +35,7 @@ def numbers_of(dtype: np.dtype[Any], count: int) -> ReadNumbers | None:
     """What reads texts, each a list of `count` JSON numbers, as one array of this type with a single axis.
 
     None for a type that is no number. Reading raises `Unread` where a text is not just that, or has a number that the
-    type does not hold; it does not see a list in a list.
+    type does not hold.
 
     >>> read = numbers_of(np.dtype("float32"), 3)
     >>> read([b"[1, 2.5, 3e0]", b"[4,5,6]"])

@@ -190,7 +190,8 @@ class _Methods:
         given = metadata.get("authorization"), metadata.get("x-api-key")
         found = self._known.get(given)
         if found is None or found[0].until_s < time.monotonic():
-            admitted = guard.admit({key.encode(): _bytes(value) for key, value in metadata.items()})
+            headers = {key.encode(): _bytes(value) for key, value in metadata.items()}
+            admitted = guard.admit(headers, found[0] if found else None)
             if len(self._known) >= KNOWN:
                 self._known.clear()
             found = self._known[given] = admitted, guard.allowance(admitted, self._service.worker, aside=True)
