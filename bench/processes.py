@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from airserve.serve.guarding import new_key
+from airserve.serve.tenants import new_key
 
 PR_SET_CHILD_SUBREAPER = 36
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
