@@ -39,8 +39,7 @@ class Server(NamedTuple):
 @contextmanager
 def airserve(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
     """`airserve serve ARGUMENTS` with a tenant that has a rate, a concurrency and models, none of which it reaches."""
-    keys = folder / "keys.json"
-    keys.unlink(missing_ok=True)
+    keys = folder / f"keys-{time.monotonic_ns()}.json"  # each server's own: it follows what is written there
     new_key(keys, "another", rate_hz=10.0, concurrency=4)
     key = new_key(keys, "bench", rate_hz=1e6, concurrency=1000, models=("tiny", "real"))
     command = [sys.executable, "-m", "airserve.cli", "serve", *arguments, "--port", "0", "--keys", str(keys)]
