@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import final
 
-from airserve.model import ModelError
-from airserve.serve.offering import Offer, stamp
+from airserve.serve.offering import Offer
+from airserve.serve.rereading import stamp_if_any
 
 Seen = tuple[str, tuple[int, ...]]
 
@@ -31,7 +31,7 @@ class Holder:
                 continue
             with contextlib.suppress(OSError):
                 opened = os.open(seen[0], os.O_RDONLY)
-                if _stamp(f"/proc/self/fd/{opened}") == offer.stamp:
+                if stamp_if_any(f"/proc/self/fd/{opened}") == offer.stamp:
                     self._open[seen] = opened
                 else:
                     os.close(opened)
@@ -51,16 +51,9 @@ class Holder:
 
     def _found(self, offer: Offer) -> str:
         opened = self._open.get(_seen(offer))
-        if opened is None or _stamp(f"/proc/self/fd/{opened}") != offer.stamp:
+        if opened is None or stamp_if_any(f"/proc/self/fd/{opened}") != offer.stamp:
             return ""
         return f"/proc/{os.getpid()}/fd/{opened}"
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    try:
-        return stamp(path)
-    except ModelError:
-        return ()
 
 
 def _seen(offer: Offer) -> Seen:

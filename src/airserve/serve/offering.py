@@ -16,6 +16,7 @@ from pathlib import Path
 
 from airserve.contract import Endpoint, from_plain
 from airserve.model import Function, ModelError, Runtime
+from airserve.serve import rereading
 from airserve.serve.inquiring import Inquiry
 from airserve.serve.untrusted import check_graph
 
@@ -40,10 +41,9 @@ class Offer:
 def stamp(path: str) -> tuple[int, ...]:
     """What tells a file from another of its name. Raises `ModelError`."""
     try:
-        found = Path(path).stat()
+        return rereading.stamp(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}); see that it is there.") from None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def mark(offer: Offer) -> str:

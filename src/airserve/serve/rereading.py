@@ -24,7 +24,7 @@ class Reread(Generic[T]):
 
     def __init__(self, file: str, read: Callable[[], tuple[T, bool]]) -> None:
         self._file, self._read = file, read
-        self._stamp: tuple[int, ...] | None = _stamp(file)  # None: of what was read only in part
+        self._stamp: tuple[int, ...] | None = stamp_if_any(file)  # None: of what was read only in part
         self._found, whole = read()
         if not whole:
             self._stamp = None
@@ -43,22 +43,27 @@ class Reread(Generic[T]):
 
     def _look(self) -> None:
         self._again_s = monotonic() + REREAD_S
-        if (stamp := _stamp(self._file)) == self._stamp:
+        if (seen := stamp_if_any(self._file)) == self._stamp:
             return
         try:
             self._found, whole = self._read()
         except Exception as error:
-            if stamp != self._told:
+            if seen != self._told:
                 log.warning("what was read of it before stays in force: %s", error)
-                self._told = stamp
+                self._told = seen
         else:
-            self._stamp = stamp if whole else None
+            self._stamp = seen if whole else None
 
 
-def _stamp(file: str) -> tuple[int, ...]:
-    """What tells a file from another that was put in its place or written over it."""
+def stamp(file: str) -> tuple[int, ...]:
+    """What tells a file from another of its name, put in its place or written over it. Raises `OSError`."""
+    of = os.stat(file)
+    return of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns
+
+
+def stamp_if_any(file: str) -> tuple[int, ...]:
+    """The same; () of a file that cannot be looked at."""
     try:
-        of = os.stat(file)
+        return stamp(file)
     except OSError:
         return ()
-    return of.st_mtime_ns, of.st_ino, of.st_size
