@@ -42,7 +42,10 @@ def save(path: Path, nodes: list, inputs: dict, outputs: dict, weights: dict) ->
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """whole = head + tail: (n, 4) float32 -> hidden (n, 64) -> (n, 3); same: every datatype; mean; heavy: 10 ms."""
+    """whole = head + tail: (n, 4) float32 -> hidden (n, 64) -> (n, 3); same: every datatype; mean; heavy: 10 ms.
+
+    label: the word for the greatest of four numbers.
+    """
     folder = tmp_path_factory.mktemp("graphs")
     rng = np.random.default_rng(0)
     w1, w2 = rng.normal(size=(4, 64)).astype("float32"), rng.normal(size=(64, 3)).astype("float32")
@@ -63,6 +66,15 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "half": save(
             folder / "half.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": half}, {"y": half}, {}
+        ),
+        "label": save(
+            folder / "label.onnx",
+            [
+                helper.make_node("ArgMax", ["x"], ["k"], axis=1, keepdims=0),
+                helper.make_node("Gather", ["names", "k"], ["label"]),
+            ],
+            {"x": (TensorProto.FLOAT, ["n", 4])}, {"label": (TensorProto.STRING, ["n"])},
+            {"names": np.array(["crane", "dock", "quay wall", "\u00e9cluse"], object)},
         ),
         "whole": save(folder / "whole.onnx", first + second, x, y, {"w1": w1, "w2": w2}),
         "head": save(folder / "head.onnx", first, x, hidden, {"w1": w1}),

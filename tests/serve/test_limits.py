@@ -1,6 +1,7 @@
 """What a client may ask of a connection and a queue: slow and idle ones, deadlines, and a queue that is full."""
 
 import asyncio
+import itertools
 import json
 import socket
 import struct
@@ -12,13 +13,14 @@ import uvloop
 
 from airserve import wire
 from airserve.contract import Endpoint, SiteProcess
-from airserve.model import Function, Tensor
+from airserve.model import Engine, Function, Tensor
 from airserve.serve.configuration import Configuration
 from airserve.serve.connecting import AnswerReader
 from airserve.serve.guarding import Guard
 from airserve.serve.protocols import _listening, oip
 from airserve.serve.protocols._limits import Limits
 from airserve.serve.protocols._observing import observed
+from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
 from airserve.serve.tenants import new_key
 
@@ -275,6 +277,127 @@ def test_who_is_gone_before_the_answer_is_told_of_too():
 
     uvloop.run(run())
     assert told == [("/v2", 499, b"")]
+
+
+def test_who_waits_for_an_answer_that_lasts_and_is_gone_is_told_of_and_the_work_given_up():
+    told, gave_up = [], []
+
+    async def run():
+        def answer(head, body, arrived_s):
+            pending = Pending()
+            pending.give_up = lambda: gave_up.append(head.path)
+            return pending
+
+        def tell(head, status, response, arrived_s):
+            told.append((head.path, status, response))
+
+        listener = await _listening.listen(
+            observed(answer, oip.error_response, tell), oip.error_response, "127.0.0.1", 0
+        )
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+        await asyncio.sleep(0.05)
+        vanish(writer)
+        async with asyncio.timeout(10):
+            while len(told) < 2:
+                await asyncio.sleep(0.001)
+        await listener.drain(2)
+
+    uvloop.run(run())
+    assert told == [("/v2", 499, b"")] * 2
+    assert gave_up == ["/v2"] * 2
+
+
+def test_the_limit_of_what_is_under_way_counts_requests_of_a_known_form_until_they_end(graphs, tmp_path):
+    key = new_key(tmp_path / "keys.json", "a", concurrency=2)
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+    request = asked(extra=f"X-API-Key: {key}\r\n")
+
+    async def talk(reader, writer):
+        address = writer.get_extra_info("peername")[:2]
+        others = [await asyncio.open_connection(*address) for _ in range(2)]
+        found = []
+        for _ in range(4):  # the third is of a known form
+            writer.write(request)
+            found += await answers(reader, 1)
+        for _, one in others:
+            one.write(request)
+        await asyncio.sleep(0.02)
+        writer.write(request)
+        found += await answers(reader, 1)
+        vanish(others[1][1])
+        await asyncio.sleep(0.01)
+        writer.write(request)
+        found += [*await answers(reader, 1), *await answers(others[0][0], 1)]
+        writer.write(request * 2)
+        found += await answers(reader, 2)
+        others[0][1].close()
+        return found
+
+    found, counted = serving(graphs, talk, guard=guard)
+    assert [answer.status for answer in found] == [200] * 4 + [429] + [200] * 4
+    assert counted.failures["cancelled"] == 1
+
+
+LARGE = np.random.default_rng(0).normal(size=(6000, 4)).astype("float32")  # 96 kB
+
+
+def large(model, k=0.0, extra=""):
+    return wire.infer_request(model, [(X, LARGE + np.float32(k))], host="h", extra=extra)
+
+
+async def in_pieces(writer, request, *cuts):
+    """Each piece is read apart."""
+    for a, b in itertools.pairwise((0, *cuts, len(request))):
+        writer.write(request[a:b])
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("model", ["quick", "slow"])
+def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model):
+    async def talk(reader, writer):
+        found = []
+        for k in range(6):
+            await in_pieces(writer, large(model, k), 40, 300, 50_000, 90_000)
+            found += await answers(reader, 1)
+        # The end of one comes with the next whole, and with the front of a third.
+        three = large(model, 6) + large(model, 7) + large(model, 8)
+        await in_pieces(writer, three, 70_000, 250_000)
+        return found + await answers(reader, 3)
+
+    found, counted = serving(graphs, talk)
+    engine = Engine(graphs["whole"])
+    assert counted.answered == (9 if model == "slow" else 0)
+    for k, answer in enumerate(found):
+        response = wire.parse_response(answer.body, int(answer.headers["inference-header-content-length"]))
+        np.testing.assert_array_equal(response.outputs[0][1], engine.run([LARGE + np.float32(k)])[0])
+
+
+def test_large_bodies_of_a_known_header_are_bounded_too(graphs):
+    async def talk(reader, writer):
+        request = large("quick")
+        address = writer.get_extra_info("peername")[:2]
+        pairs = [(reader, writer), *[await asyncio.open_connection(*address) for _ in range(2)]]
+        found = []
+        for one, other in pairs * 3:  # now header and form are known
+            await in_pieces(other, request, 80_000)
+            found += await answers(one, 1)
+        (_, first), (_, second), (third, asks) = pairs
+        for one in (first, second):
+            await in_pieces(one, request[:80_000], 1000)
+        await in_pieces(asks, request, 80_000)
+        found += await answers(third, 1)
+        first.write(request[80_000:])
+        found += await answers(reader, 1)
+        vanish(second)
+        for _ in range(2):
+            await in_pieces(asks, request, 60_000, 80_000)
+            found += await answers(third, 1)
+        asks.close()
+        return found
+
+    found, _ = serving(graphs, talk, Limits(bodies_bytes=200_000))
+    assert [answer.status for answer in found] == [200] * 9 + [503] + [200] * 3
 
 
 def test_a_full_queue_says_when_to_come_again(graphs):

@@ -42,7 +42,7 @@ def service(folder, *words) -> Iterator[tuple[Address, subprocess.Popen]]:
 
 @pytest.fixture(scope="module")
 def address(graphs, tmp_path_factory):
-    sources = [graphs[name] for name in ("whole", "same")]
+    sources = [graphs[name] for name in ("whole", "same", "label")]
     yield from (where for where, _ in service(tmp_path_factory.mktemp("grpc"), *sources, "--workers", 2))
 
 
@@ -90,7 +90,7 @@ def test_lists_and_describes(client):
     assert client.get_server_metadata().name == "airserve"
     described = client.get_model_metadata("whole", as_json=True)
     assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "4"]}]
-    assert {m.name for m in client.get_model_repository_index().models} == {"whole", "same"}
+    assert {m.name for m in client.get_model_repository_index().models} == {"whole", "same", "label"}
 
 
 def test_infers_again_and_again_in_turn_with_others(client, graphs):
@@ -111,7 +111,7 @@ def test_ids_outputs_and_statistics(client):
         result = client.infer("whole", [given("x", x())], request_id=str(k), outputs=[triton.InferRequestedOutput("y")])
         assert result.get_response().id == str(k)
     assert count() == before + 6
-    assert {m.name for m in client.get_inference_statistics().model_stats} == {"whole", "same"}
+    assert {m.name for m in client.get_inference_statistics().model_stats} == {"whole", "same", "label"}
 
 
 VALUES = {
@@ -131,6 +131,12 @@ def test_every_datatype_comes_back_as_it_went_raw(client):
             if t == "BYTES":
                 back = np.array([[b.decode() for b in back[0]]], object)
             np.testing.assert_array_equal(back, array, err_msg=t)
+
+
+def test_words_come_back_from_a_model_that_takes_numbers(client):
+    for _ in range(3):
+        result = client.infer("label", [given("x", np.eye(4, dtype="float32")[[3, 0, 2]])])
+        assert [word.decode() for word in result.as_numpy("label")] == ["écluse", "crane", "quay wall"]
 
 
 def test_typed_contents(address):

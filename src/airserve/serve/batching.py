@@ -123,28 +123,42 @@ class Workers:
         Raises `Overloaded` where the queue is full, `DeadlineExceeded` where the deadline passed before the start, and
         whatever `work` raises.
         """
+        future: asyncio.Future[None] = self._loop.create_future()
+        job = self.put(work, deadline_s, lambda _: None if future.done() else future.set_result(None), parcel)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.drop(job)
+            raise
+        return job.done(arrived_s)
+
+    def put(
+        self,
+        work: Callable[[], Any],
+        deadline_s: float,
+        told: Callable[[Job], None],
+        parcel: Parcel | None = None,
+    ) -> Job:
+        """As `run`, but for who wants to be told, in the loop, and to make nothing of it in between.
+
+        Raises `Overloaded`.
+        """
         if self.held >= self.cores + self.limit:
             raise Overloaded(f"{self.limit} requests wait already; ask less often or add cores.")
-        job = Job(work, deadline_s, self._loop.create_future(), parcel)
+        job = Job(work, deadline_s, told, parcel)
         if deadline_s < self._due_s and not self.idle:
             self._look_at(deadline_s)
         self._jobs.append(job)
         self._hold(+1)
         self._calls.put(True)
         self._seek_relief()
-        try:
-            await job.future
-        except asyncio.CancelledError:
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for it any more."""
+        if not job.over:
+            job.over = True
             self._leave(job)
-            raise
-        if job.error is not None:
-            raise job.error
-        if job.late:
-            raise DeadlineExceeded(
-                f"the request waited {1e3 * (job.started_s - arrived_s):.0f} ms for a core and its deadline passed; "
-                "ask less often, allow more time or add cores."
-            )
-        return Done(job.result, job.started_s - arrived_s, job.ended_s - job.started_s)
 
     def take(self) -> Job | None:
         """The oldest job that waits, to be done elsewhere; None where none does, or where it cannot go."""
@@ -154,7 +168,7 @@ class Workers:
             job = self._jobs.popleft()
         except IndexError:  # the threads were quicker
             return None
-        if job.parcel is None or job.future.done():
+        if job.parcel is None or job.over:
             self._jobs.appendleft(job)
             self._calls.put(True)  # that thread may have come in vain which was called for it
             return None
@@ -163,7 +177,7 @@ class Workers:
 
     def give_back(self, job: Job) -> None:
         """What was taken has not been done: it is the first to be done here, where somebody still waits for it."""
-        if job.future.done():
+        if job.over:
             return
         self._jobs.appendleft(job)
         self._hold(+1)
@@ -174,8 +188,7 @@ class Workers:
     def settle(self, job: Job, result: Any, started_s: float, ended_s: float) -> None:
         """What was taken has been done elsewhere, with this result."""
         job.result, job.started_s, job.ended_s = result, started_s, ended_s
-        if not job.future.done():
-            job.future.set_result(None)
+        job.end()
 
     def close(self) -> None:
         """Ends the threads once the queue is empty; call it when nothing is awaited any more."""
@@ -215,8 +228,7 @@ class Workers:
                 self._due_s = min(self._due_s, job.deadline_s)
             elif self._leave(job):
                 job.started_s, job.late = now_s, True
-                if not job.future.done():
-                    job.future.set_result(None)
+                job.end()
         if self._due_s < math.inf:
             self._look_at(self._due_s)
 
@@ -236,7 +248,7 @@ class Workers:
                 continue
             job.started_s = time.monotonic()
             job.late = job.started_s > job.deadline_s
-            if not job.late and not job.future.cancelled():
+            if not job.late and not job.over:
                 try:
                     job.result = job.work()
                 except Exception as error:
@@ -246,25 +258,41 @@ class Workers:
 
     def _finish(self, job: Job) -> None:
         self._hold(-1)
-        if not job.future.done():
-            job.future.set_result(None)
+        job.end()
         self._seek_relief()
 
 
 @final
 class Job:
-    """Work that waits, and what became of it."""
+    """Work that waits, and what became of it. `told` hears of its end, unless it was dropped."""
 
-    __slots__ = ("deadline_s", "ended_s", "error", "future", "late", "parcel", "result", "started_s", "work")
+    __slots__ = ("deadline_s", "ended_s", "error", "late", "over", "parcel", "result", "started_s", "told", "work")
 
     def __init__(
-        self, work: Callable[[], Any], deadline_s: float, future: asyncio.Future[None], parcel: Parcel | None
+        self, work: Callable[[], Any], deadline_s: float, told: Callable[[Job], None], parcel: Parcel | None
     ) -> None:
         self.work = work
         self.deadline_s = deadline_s
-        self.future = future
+        self.told = told
         self.parcel = parcel
+        self.over = False  # it has ended, or nobody waits for it
         self.result: Any = None
         self.error: Exception | None = None
         self.late = False
         self.started_s = self.ended_s = 0.0
+
+    def end(self) -> None:
+        if not self.over:
+            self.over = True
+            self.told(self)
+
+    def done(self, arrived_s: float) -> Done[Any]:
+        """What became of it. Raises `DeadlineExceeded`, and what the work raised."""
+        if self.error is not None:
+            raise self.error
+        if self.late:
+            raise DeadlineExceeded(
+                f"the request waited {1e3 * (self.started_s - arrived_s):.0f} ms for a core and its deadline passed; "
+                "ask less often, allow more time or add cores."
+            )
+        return Done(self.result, self.started_s - arrived_s, self.ended_s - self.started_s)

@@ -268,6 +268,11 @@ class Allowance:
         if self.limit:
             self._cells[self._own] -= 1.0
 
+    def left(self, response: bytes) -> bytes:
+        """The response to a request that is under way no longer."""
+        self.leave()
+        return response
+
     def _too_many(self) -> TooMany:
         self._counts[1] += 1.0
         return TooMany(f"{self._tenant.name} may have {self.limit} requests under way; wait for an answer.", 0.1)

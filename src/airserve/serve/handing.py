@@ -221,9 +221,7 @@ class Hands:
         else:
             self.handed += 1
             started_s, ended_s, shapes = heard.header
-            outputs = _arrays(served.outputs, shapes, heard.data)
-            result = list(zip(served.outputs, outputs, strict=True)), b""
-            self._service.workers.settle(job, result, started_s, ended_s)
+            self._service.workers.settle(job, _arrays(served.outputs, shapes, heard.data), started_s, ended_s)
         if (relieve := self._service.workers.relieve) is not None and not self._service.workers.idle:
             relieve()
 

@@ -168,6 +168,17 @@ class Served:
             raise BadInput(f"{self.name} has no input {unknown[0]!r}. It takes {_listed(self.inputs)}.")
         return ordered
 
+    def checked(self, inputs: Mapping[str, Array], requested: Collection[str] = (), aside: bool = False) -> list[Array]:
+        """As `check`, with the outputs that are wanted, where they are known here; counts what is refused."""
+        try:
+            ordered = self.check(inputs)
+            if requested and self.router is None:
+                self.check_requested(requested, self.outputs)
+        except BadInput:
+            (self.aside if aside else self.meter).failed("refused")
+            raise
+        return ordered
+
     def check_requested(self, requested: Collection[str], outputs: Sequence[Tensor]) -> None:
         """Raises `BadInput` where a requested output does not exist."""
         names = [tensor.name for tensor in outputs]
@@ -191,11 +202,6 @@ class Served:
             return error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return EngineFailed(f"{self.name}: the engine refused the input: {reason[0][:200]}")
-
-    def encode(self, ordered: Sequence[Array], trace: str = "") -> tuple[list[tuple[Tensor, Array]], bytes]:
-        """Outputs with their Tensors, and for a head the request to its tail: encoding is work of this site too."""
-        outputs = list(zip(self.outputs, self.run(ordered), strict=True))
-        return outputs, self.router.encode(outputs, trace) if self.router else b""
 
     def close(self) -> None:
         self.forms.clear()  # they hold this version, and with it the engine's memory

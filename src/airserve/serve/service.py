@@ -9,19 +9,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, final
+from typing import Any, Literal, NamedTuple, Protocol, final
 
 from airserve import catalog
 from airserve.contract import Deployment, SiteProcess, from_plain
 from airserve.linux import die_with_parent
 from airserve.model import Array, ModelError, Signature, Tensor
-from airserve.serve.batching import Parcel, Workers
+from airserve.serve.batching import Done, Job, Overloaded, Parcel, Workers
 from airserve.serve.gathering import Gatherer
 from airserve.serve.guarding import Guard
-from airserve.serve.metering import Table
-from airserve.serve.served import BadInput, Served, failure
+from airserve.serve.metering import CANCELLED, Table
+from airserve.serve.served import Served, failure
 from airserve.timing import Timing
 
 DEADLINE_S = 30.0  # where the request names none
@@ -153,15 +153,8 @@ class Service:
         """
         if not (served.quick and self.workers.idle):
             return None
-        try:
-            ordered = served.check(inputs)
-            if requested:
-                served.check_requested(requested, served.outputs)
-        except BadInput:
-            served.meter.failed("refused")
-            raise
-        outputs, queue_s, compute_s = self.compute(served, ordered, arrived_s)
-        return self._replied(list(zip(served.outputs, outputs, strict=True)), queue_s, compute_s, requested)
+        done = Done(*self.compute(served, served.checked(inputs, requested), arrived_s))
+        return self._replied(list(zip(served.outputs, done.result, strict=True)), done, requested)
 
     def compute(
         self, served: Served, ordered: Sequence[Array], arrived_s: float, aside: bool = False
@@ -205,26 +198,85 @@ class Service:
         named = deadline_s is not None
         deadline_s = arrived_s + self.deadline_s if deadline_s is None else deadline_s
         served = name if isinstance(name, Served) else self.endpoint(name)
+        ordered = served.checked(inputs, requested)
+        if (router := served.router) is None:
+            done = await self._done(served, ordered, arrived_s, deadline_s)
+            return self._replied(list(zip(served.outputs, done.result, strict=True)), done, requested)
+
+        def work() -> bytes:  # of a head; encoding is work of this site too
+            return router.encode(list(zip(served.outputs, served.run(ordered), strict=True)), trace)
+
         try:
-            ordered = served.check(inputs)
-            if requested and served.router is None:
-                served.check_requested(requested, served.outputs)
-            parcel = Parcel(served, ordered) if served.portable else None
-            done = await self.workers.run(lambda: served.encode(ordered, trace), arrived_s, deadline_s, parcel)
-            outputs, request = done.result
-            served.lasts_s = done.compute_s
-            onward = None
-            if served.router is not None:
-                onward = await served.router.ask(request, deadline_s, tell=named)
-                served.check_requested(requested, [tensor for tensor, _ in onward.outputs])
+            sent = await self.workers.run(work, arrived_s, deadline_s)
+            served.lasts_s = sent.compute_s
+            onward = await router.ask(sent.result, deadline_s, tell=named)
+            served.check_requested(requested, [tensor for tensor, _ in onward.outputs])
         except (Exception, asyncio.CancelledError) as error:
             served.meter.failed(failure(error))
             raise
-        served.meter.answered(done.queue_s, done.compute_s, _rows(ordered))
-        if onward is None:
-            return self._replied(outputs, done.queue_s, done.compute_s, requested)
-        reply = self._replied(onward.outputs, done.queue_s, done.compute_s, requested)
+        served.meter.answered(sent.queue_s, sent.compute_s, _rows(ordered))
+        reply = self._replied(onward.outputs, sent, requested)
         return reply._replace(timings=(*reply.timings, onward.air), onward=onward.server_timing)
+
+    async def _done(
+        self, served: Served, ordered: Sequence[Array], arrived_s: float, deadline_s: float
+    ) -> Done[list[Array]]:
+        """As `begin`, awaited."""
+        future: asyncio.Future[Done[list[Array]]] = asyncio.get_running_loop().create_future()
+
+        def told(outcome: Done[list[Array]] | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        give_up = self.begin(served, ordered, arrived_s, deadline_s, told)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            give_up()
+            raise
+
+    def begin(
+        self,
+        served: Served,
+        ordered: Sequence[Array],
+        arrived_s: float,
+        deadline_s: float,
+        told: Callable[[Done[list[Array]] | Exception], None],
+    ) -> Callable[[], None]:
+        """Computes checked inputs of a model without route when a core is free; in the loop it tells what came of it.
+
+        What it returns is to be called where nobody waits any more; then nothing is told. Counted.
+
+        Raises `Overloaded`.
+        """
+
+        def ended(job: Job) -> None:
+            try:
+                done = job.done(arrived_s)
+            except Exception as error:
+                served.meter.failed(failure(error))
+                told(error)
+                return
+            served.lasts_s = done.compute_s
+            served.meter.answered(done.queue_s, done.compute_s, _rows(ordered))
+            told(done)
+
+        def give_up() -> None:
+            if not job.over:
+                self.workers.drop(job)
+                served.meter.failed(CANCELLED)
+
+        try:
+            parcel = Parcel(served, ordered) if served.portable else None
+            job = self.workers.put(lambda: served.run(ordered), deadline_s, ended, parcel)
+        except Overloaded as error:
+            served.meter.failed(failure(error))
+            raise
+        return give_up
 
     async def signature(self, served: Served) -> Signature:
         """What an endpoint takes and gives; a head asks its tail what it gives.
@@ -241,15 +293,10 @@ class Service:
         for served in self.served:
             served.close()
 
-    def _replied(
-        self,
-        outputs: list[tuple[Tensor, Array]],
-        queue_s: float,
-        compute_s: float,
-        requested: Collection[str],
-    ) -> Reply:
+    def _replied(self, outputs: list[tuple[Tensor, Array]], done: Done[Any], requested: Collection[str]) -> Reply:
         wanted = [(t, array) for t, array in outputs if t.name in requested] if requested else outputs
-        return Reply(wanted, (Timing("queue", 1e3 * queue_s, self.site), Timing("compute", 1e3 * compute_s, self.site)))
+        queue = Timing("queue", 1e3 * done.queue_s, self.site)
+        return Reply(wanted, (queue, Timing("compute", 1e3 * done.compute_s, self.site)))
 
 
 def _age(version: str) -> tuple[bool, int, str]:

@@ -82,9 +82,9 @@ class Entry:
         if self._allowance is not None:
             self._allowance.take()
         ask: Ask | None = getattr(respond, "ask", None)
-        if ask is not None and (answer := ask(data, a, b, arrived_s)) is not None:
-            return answer
-        return self._entered(respond(data[a:b], arrived_s))
+        if ask is None or (answer := ask(data, a, b, arrived_s)) is None:
+            answer = respond(data[a:b], arrived_s)
+        return answer if type(answer) is bytes else self._entered(answer)
 
     def _echoed(self, body: bytes, arrived_s: float) -> Given:
         try:
@@ -103,14 +103,20 @@ class Entry:
     def _entered(self, answer: Given) -> Given:
         """What is answered in this turn of the loop is never under way when another is asked."""
         allowance = self._allowance
-        if isinstance(answer, (Pending, bytes)) or allowance is None or not allowance.limit:
+        if isinstance(answer, bytes) or allowance is None or not allowance.limit:
+            return answer
+        if isinstance(answer, Pending) and answer.give_up is None:
             return answer
         try:
             allowance.enter()
         except TooMany:
-            if isinstance(answer, Coroutine):
+            if isinstance(answer, Pending):
+                answer.abandon()
+            elif isinstance(answer, Coroutine):
                 answer.close()
             raise
+        if isinstance(answer, Pending):
+            return answer.then(allowance.left, allowance.leave)
         return self._leaving(answer, allowance)
 
     async def _leaving(self, answer: Awaitable[Answered], allowance: Allowance) -> Answered:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import orjson
 
 from airserve import wire
 from airserve.model import Array
+from airserve.serve.batching import Done
 from airserve.serve.gathering import Unread
 from airserve.serve.protocols._answers import Template
 from airserve.serve.protocols._numbers import ReadNumbers, numbers_of
@@ -26,6 +27,7 @@ from airserve.serve.served import Served
 from airserve.serve.service import Service
 
 FORM_LIMIT_BYTES = 4096  # of a form's header
+COPIED_BYTES = 64 << 10  # of a body whose tensors are copied out of it; of a longer one they are views
 DATA = b'"data":'
 
 
@@ -51,15 +53,15 @@ class Layout(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def given(self, data: bytes, a: int, b: int) -> bytes | None:
+    def given(self, data: bytes, a: int, b: int) -> Any:
         """What differs in the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
 
     @abstractmethod
-    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+    def inputs(self, given: Sequence[Any]) -> list[Array]:
         """As a Gatherer asks for them. Raises `Unread`."""
 
     @abstractmethod
-    def body(self, given: bytes) -> bytes:
+    def body(self, given: Any) -> bytes:
         """The body of which this was given to `inputs`."""
 
 
@@ -78,18 +80,21 @@ class Binary(Layout):
         self._inputs = [found[tensor.name] for tensor in served.inputs]
         self._size = len(begins) + at
 
-    def given(self, data: bytes, a: int, b: int) -> bytes | None:
+    def given(self, data: bytes, a: int, b: int) -> bytes | memoryview | None:
         begins = self._begins
-        return data[a + len(begins) : b] if b - a == self._size and data.startswith(begins, a) else None
+        if b - a != self._size or not data.startswith(begins, a):
+            return None
+        return (data if b - a <= COPIED_BYTES else memoryview(data))[a + len(begins) : b]
 
-    def inputs(self, given: Sequence[bytes]) -> list[Array]:
+    def inputs(self, given: Sequence[bytes | memoryview]) -> list[Array]:
         count, arrays = len(given), []
         for shape, dtype, start, end in self._inputs:
             parts = given if len(self._inputs) == 1 else [one[start:end] for one in given]
-            arrays.append(np.ndarray(_stacked(shape, count), dtype, b"".join(parts)))
+            whole = parts[0] if count == 1 else b"".join(parts)
+            arrays.append(np.ndarray(_stacked(shape, count), dtype, whole))
         return arrays
 
-    def body(self, given: bytes) -> bytes:
+    def body(self, given: bytes | memoryview) -> bytes:
         return self._begins + given
 
 
@@ -121,8 +126,8 @@ class Form:
     """The requests to a version of a model that differ in nothing but the data of their inputs."""
 
     __slots__ = (
-        "_binary", "_failed", "_gatherer", "_given", "_header", "_json_bytes", "_layout", "_rows", "_served",
-        "_service", "_template", "_wanted", "inputs",
+        "_binary", "_failed", "_gatherer", "_given", "_header", "_json_bytes", "_layout", "_quick", "_rows",
+        "_served", "_service", "_template", "_wanted", "inputs",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +146,7 @@ class Form:
         self._served = served
         self._failed = failed
         self._gatherer = service.gatherer(served)
+        self._quick = served.quick
         shape = next(iter(request.inputs.values())).shape
         self._rows = shape[0] if shape else 1
         wanted = request.requested
@@ -151,10 +157,14 @@ class Form:
             self._header["id"] = request.id
         self._template: Template | None = None
 
-    def ask(self, data: bytes, a: int, b: int, arrived_s: float) -> bytes | Pending | None:
+    def ask(
+        self, data: bytes, a: int, b: int, arrived_s: float, within_s: float | None = None
+    ) -> bytes | Pending | None:
         """The answer to the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
-        if not self._service.workers.idle or (given := self._given(data, a, b)) is None:
+        if (given := self._given(data, a, b)) is None:
             return None
+        if not (self._quick and self._service.workers.idle):
+            return self._begun(given, arrived_s, within_s)
         if self._gatherer is not None and self._served.max_batch > 1:
             pending = Pending()
             self._gatherer.add(self, pending, given, self._rows, arrived_s)
@@ -165,11 +175,29 @@ class Form:
             return None
         return self._computed(inputs, arrived_s)
 
+    def _begun(self, given: Any, arrived_s: float, within_s: float | None) -> Pending | None:
+        """What takes its time, or has to wait for a core. Raises `Overloaded`."""
+        try:
+            inputs = self.inputs((given,))
+        except Unread:
+            return None
+        pending = Pending()
+
+        def told(outcome: Done[list[Array]] | Exception) -> None:
+            if isinstance(outcome, Exception):
+                pending.settle(self._failed(outcome))
+            else:
+                self.answered(pending, *outcome)
+
+        deadline_s = arrived_s + (self._service.deadline_s if within_s is None else within_s)
+        pending.give_up = self._service.begin(self._served, inputs, arrived_s, deadline_s, told)
+        return pending
+
     def _computed(self, inputs: list[Array], arrived_s: float) -> bytes:
         outputs, queue_s, compute_s = self._service.compute(self._served, inputs, arrived_s)
         return self._written(outputs, queue_s, compute_s)
 
-    def unread(self, waiting: Pending, given: bytes, arrived_s: float) -> None:
+    def unread(self, waiting: Pending, given: Any, arrived_s: float) -> None:
         """Reads it in full, as the first of its form was."""
         try:
             request = wire.parse_request(self._layout.body(given), self._json_bytes)
@@ -233,7 +261,7 @@ def form_of(
         t.dtype in ("bytes", "bfloat16") for t in (*served.inputs, *served.outputs)
     ):
         return None
-    if not served.outputs or not request.inputs:
+    if not served.outputs or not request.inputs or served.router is not None:
         return None
     if json_bytes is not None:
         if json_bytes + sum(array.nbytes for array in request.inputs.values()) != len(body):  # some of it is JSON

@@ -16,14 +16,14 @@ import httptools
 
 from airserve import wire
 from airserve.serve.batching import Overloaded
-from airserve.serve.protocols._head import Head, another_length, repeatable
+from airserve.serve.protocols._head import AGAIN_LIMIT_BYTES, Head, another_length, repeatable
+from airserve.serve.protocols._held import SMALL_BYTES, Held
 from airserve.serve.protocols._limits import Bodies, Limits, Share
 from airserve.serve.protocols._pending import Pending, Slot
 from airserve.serve.protocols._row import Failed as Failed
 from airserve.serve.protocols._row import Given as Given
 from airserve.serve.protocols._row import Row
 
-HELD_LIMIT_BYTES = 64 << 10  # a longer body is left to the parser
 ONCE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"inference-header-content-length",
      b"authorization", b"x-api-key", b"traceparent")
@@ -63,7 +63,8 @@ class Connection(asyncio.Protocol):
         self._head: Head  # of the request that is being read, once it is there
         self._latest: Head | None = None  # that was parsed
         self._headings: list[Head] = []  # of the request that a piece of data begins with, where it may come again
-        self._held = b""  # the front of a request with the last header, whose body is not all there
+        self._first, self._front = 0, b""  # the last message of which the start is known, while it lasts
+        self._held = Held(self._share, limits)  # a request with the last header, whose body is not all there
         self._reset()
 
     # asyncio.Protocol
@@ -85,10 +86,13 @@ class Connection(asyncio.Protocol):
             return
         row.reading = True
         self._arrived_s = time.monotonic()
-        if waited := self._held:
-            data, self._held, self._state = waited + data, b"", ""
+        held, counted_bytes = self._held, 0
+        if held.held_bytes:
+            if not (data := held.add(data)):
+                return
+            counted_bytes, self._state = held.counted_bytes, ""
         if not self._state and self._again is not None:
-            data = self._repeated(data, self._again, bool(waited))
+            data = self._repeated(data, self._again, counted_bytes)
         if data and not row.closing:
             self._feed(data)
         row.reading = bool(self._state)
@@ -112,10 +116,10 @@ class Connection(asyncio.Protocol):
 
     # reading
 
-    def _repeated(self, data: bytes, head: Head, waited: bool) -> bytes:
+    def _repeated(self, data: bytes, head: Head, counted_bytes: int) -> bytes:
         """Answers the whole requests at the front of `data` that have the last header again; the rest of `data`.
 
-        The first of them has `waited` where a part of it came before.
+        Of the first, `counted_bytes` are among the bodies that the listener holds.
         """
         at, size, again, answers = 0, len(data), head.again, []
         quick, row, arrived_s = head.quick, self._row, self._arrived_s
@@ -129,10 +133,8 @@ class Connection(asyncio.Protocol):
                     break
             end = body + length
             if end > size:
-                if length <= HELD_LIMIT_BYTES:  # many clients send a body apart from its header
-                    self._held, self._state = data[at:], "body"
-                    if at or not waited:
-                        self._since_s, self._seen_bytes = arrived_s, 0
+                if (length <= SMALL_BYTES or quick is not None) and self._held.begin(data[at:], end - at):
+                    self._state, self._since_s, self._seen_bytes = "body", arrived_s, 0
                     at = size
                 break
             try:
@@ -143,7 +145,10 @@ class Connection(asyncio.Protocol):
                 answer = self._failed(error)
             at = end
             self._since_s = arrived_s
-            if type(answer) is Pending:
+            if counted_bytes:
+                row.place(Slot(head=head, held_bytes=counted_bytes), answer)
+                counted_bytes = 0
+            elif type(answer) is Pending:
                 places.append(answer)
                 answer.settled = row.settled
                 if len(places) >= self._limits.pipeline:
@@ -161,7 +166,8 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         message = self._message
-        self._first = -1 if self._state else message + 1  # only of this one is the start known
+        if not self._state:
+            self._first, self._front = message + 1, data
         rest = data
         while rest:
             try:
@@ -174,7 +180,9 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, f"the request is not HTTP/1.1: {str(error)[:100]}.")
                 rest = b""
         if (heading := self._headings.pop() if self._headings else None) is not None:
-            self._again = repeatable(heading, data)
+            self._again = repeatable(heading, self._front)
+        going_on = self._message == self._first and self._state == "body"
+        self._front = self._front[:AGAIN_LIMIT_BYTES] if going_on else b""
         if self._state and message == self._message:  # the parser holds a header until it is whole: count what it gets
             limits = self._limits
             self._fed_bytes += len(data)
@@ -267,8 +275,8 @@ class Connection(asyncio.Protocol):
         if fresh and self._kept and not head.old and head.method == "POST":
             head.length = len(body)
             self._headings.append(head)
-        slot = Slot(bare=head.method == "HEAD", stays=head.old and not self._row.closing, head=head)
-        slot.held_bytes = len(body)
+        bare, stays = head.method == "HEAD", head.old and not self._row.closing
+        slot = Slot(bare=bare, stays=stays, head=head, held_bytes=len(body))
         try:
             if self._spilled:
                 raise Overloaded(f"{self._limits.bodies_bytes} bytes of bodies are held already; ask again later.")
@@ -311,7 +319,7 @@ class Connection(asyncio.Protocol):
         elif self._state:
             if lasts_s <= limits.header_s:
                 return
-            least, got_bytes = limits.header_s * limits.body_bytes_per_s, self._body_bytes + len(self._held)
+            least, got_bytes = limits.header_s * limits.body_bytes_per_s, self._body_bytes + self._held.held_bytes
             if row.full or (self._state == "body" and got_bytes - self._seen_bytes >= least):
                 self._seen_bytes = got_bytes
                 self._since_s = now_s
@@ -338,6 +346,7 @@ class Connection(asyncio.Protocol):
         self._kept = False
         self._share.let_go(sum(map(len, self._body)))
         self._body.clear()
+        self._held.drop()
 
     def _reset(self) -> None:
         self._state = ""  # of the message that is being read: "header", "body", "" between messages

@@ -43,7 +43,7 @@ def observed(answer: _http.Answer, failed: _http.Failed, tell: Tell) -> _http.An
         except Exception as error:
             response = failed(error)
         if isinstance(response, Pending):
-            return response.then(lambda whole: said(head, whole, arrived_s))
+            return response.then(lambda whole: said(head, whole, arrived_s), lambda: tell(head, GONE, b"", arrived_s))
         return said(head, response, arrived_s) if isinstance(response, bytes) else later(head, response, arrived_s)
 
     return answered

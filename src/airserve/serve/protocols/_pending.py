@@ -11,9 +11,12 @@ from airserve.serve.protocols._head import Head
 
 @final
 class Pending:
-    """The place of an answer that is there by the end of this turn of the loop: neither a task nor a future is made."""
+    """The place of an answer that is told when it is there: neither a task nor a future is made.
 
-    __slots__ = ("_changes", "response", "settled")
+    It is by the end of this turn of the loop, unless there is a `give_up`: then it lasts, and may be given up.
+    """
+
+    __slots__ = ("_changes", "_gone", "give_up", "response", "settled")
 
     # As any place in the row: no answer to HEAD, not the connection's last, no stream.
     bare = lingers = False
@@ -23,11 +26,15 @@ class Pending:
     def __init__(self) -> None:
         self.response: bytes | None = None
         self.settled: Callable[[Pending], None] | None = None  # who is told when the response is there
+        self.give_up: Callable[[], None] | None = None  # ends what is under way for it
         self._changes: tuple[Callable[[bytes], bytes], ...] | None = None
+        self._gone: tuple[Callable[[], None], ...] = ()
 
-    def then(self, change: Callable[[bytes], bytes]) -> Pending:
-        """What is done with the response before it goes, in the order given."""
+    def then(self, change: Callable[[bytes], bytes], gone: Callable[[], None] | None = None) -> Pending:
+        """What is done with the response before it goes, in the order given; `gone`: instead, where nobody waits."""
         self._changes = (*(self._changes or ()), change)
+        if gone is not None:
+            self._gone = (*self._gone, gone)
         return self
 
     def settle(self, response: bytes) -> None:
@@ -38,15 +45,28 @@ class Pending:
         if self.settled is not None:
             self.settled(self)
 
+    def abandon(self) -> None:
+        """Nobody waits for it any more, where it lasts."""
+        if self.give_up is not None and self.response is None:
+            self.give_up()
+            for one in self._gone:
+                one()
+
 
 @final
 class Slot:
     """A request's place in its connection's row, for an answer that is there at once, or later, or is a stream."""
 
-    __slots__ = ("bare", "head", "held_bytes", "lingers", "response", "stays", "turn")
+    __slots__ = ("bare", "head", "held_bytes", "lingers", "pending", "response", "stays", "turn")
 
     def __init__(
-        self, *, bare: bool = False, lingers: bool = False, stays: bool = False, head: Head | None = None
+        self,
+        *,
+        bare: bool = False,
+        lingers: bool = False,
+        stays: bool = False,
+        head: Head | None = None,
+        held_bytes: int = 0,
     ) -> None:
         self.response: bytes | None = None
         self.turn: asyncio.Future[None] | None = None  # to be sent, for a stream
@@ -54,4 +74,5 @@ class Slot:
         self.bare = bare  # an answer to HEAD has no body
         self.lingers = lingers
         self.stays = stays  # the connection does, as HTTP/1.0 has to be told
-        self.held_bytes = 0  # of the request's body
+        self.held_bytes = held_bytes  # of the request's body
+        self.pending: Pending | None = None  # what fills it

@@ -41,7 +41,9 @@ class Row:
         if isinstance(answer, bytes):
             self._fill(slot, answer)
         elif isinstance(answer, Pending):
+            slot.pending = answer
             answer.settled = lambda pending: self._fill(slot, pending.response or b"")
+            self.throttle()
         else:
             task = asyncio.get_running_loop().create_task(self._later(slot, answer))
             self._tasks.add(task)
@@ -110,6 +112,9 @@ class Row:
         self._share.let_go(self._share.held_bytes)
         for task in list(self._tasks):
             task.cancel()
+        for place in self.places:
+            if (pending := place if isinstance(place, Pending) else place.pending) is not None:
+                pending.abandon()
 
     def _fill(self, slot: Slot, response: bytes) -> None:
         if slot.held_bytes:

@@ -145,20 +145,17 @@ class _Infer:
         if self._timeout_s is not None and time.monotonic() > arrived_s + self._timeout_s:
             served.meter.failed("late")
             raise DeadlineExceeded(f"the deadline of {1e3 * self._timeout_s:g} ms passed before the work began.")
-        if not (served.quick and service.workers.idle):
-            return self._later(wire.parse_request(body, self._json_bytes), arrived_s)
         if (text := self._text(body)) and (form := self._forms.get(text)) is not None:
             if not self._encoding and self._timeout_s is None:
                 self.ask = form.ask
-            if (answer := form.ask(body, 0, len(body), arrived_s)) is not None:
+            if (answer := form.ask(body, 0, len(body), arrived_s, self._timeout_s)) is not None:
                 return answer
         asked = wire.parse_request(body, self._json_bytes)
         requested = asked.requested or ()
         reply = service.inline(served, asked.inputs, requested=requested, arrived_s=arrived_s)
-        if reply is None:  # pragma: no cover (a core was free above)
-            return self._later(asked, arrived_s)
-        if text:
-            self._remember(text, asked, body)
+        if reply is None:
+            return self._later(text, asked, body, arrived_s)
+        self._remember(text, asked, body)
         return _written(served, asked, reply)
 
     def _text(self, body: bytes) -> bytes:
@@ -173,14 +170,14 @@ class _Infer:
     def _remember(self, text: bytes, asked: wire.Request, body: bytes) -> None:
         """Keep the form of a request that came twice; one with an id of its own does not come again."""
         twice, self._last = text == self._last, text
-        if not twice or text in self._forms or len(text) > FORM_LIMIT_BYTES:
+        if not text or not twice or text in self._forms or len(text) > FORM_LIMIT_BYTES:
             return
         if (form := form_of(self._service, self._served, asked, body, self._json_bytes, error_response)) is not None:
             if len(self._forms) >= FORMS:
                 self._forms.clear()
             self._forms[text] = form
 
-    async def _later(self, asked: wire.Request, arrived_s: float) -> bytes:
+    async def _later(self, text: bytes, asked: wire.Request, body: bytes, arrived_s: float) -> bytes:
         within_s = [s for s in (asked.timeout_s, self._timeout_s) if s is not None]
         reply = await self._service.infer(
             self._served,
@@ -190,6 +187,7 @@ class _Infer:
             deadline_s=arrived_s + min(within_s) if within_s else None,
             trace=self._trace,
         )
+        self._remember(text, asked, body)
         return _written(self._served, asked, reply)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.serve import recording
-from airserve.serve.batching import DeadlineExceeded, Overloaded
+from airserve.serve.batching import DeadlineExceeded, Done, Overloaded
 from airserve.serve.connecting import UpstreamFailed, UpstreamLate
 from airserve.serve.guarding import Admitted, Allowance, Forbidden, Guard, TooMany, Unauthorized
 from airserve.serve.protocols._calls import Answer, Call, Calls
@@ -96,6 +96,7 @@ class _Form(NamedTuple):
     served: Served
     wanted: list[int]
     id: str
+    within_s: float  # that the request gives itself
     answers: dict[tuple[tuple[int, ...], ...], bytes]  # by the outputs' shapes: all of the answer before the data
 
 
@@ -212,27 +213,69 @@ class _Methods:
         admitted, allowance = call.admitted, call.allowance
         if call.left_s() <= 0.0:
             raise DeadlineExceeded("the deadline passed before the work began.")
-        service = self._service
-        if service.workers.idle:
-            for form in self._forms:
-                if data.startswith(form.begins) and len(data) == form.size and form.generation == service.generation:
-                    if all(data.startswith(mark, at) for at, mark in form.marks):
-                        permit(admitted, form.served.name)
-                        arrays = [np.ndarray(shape, dtype, data, at) for shape, dtype, at in form.inputs]
-                        return self._quick(form, arrays, call)
-                    break
+        generation = self._service.generation
+        for form in self._forms:
+            if data.startswith(form.begins) and len(data) == form.size and form.generation == generation:
+                if all(data.startswith(mark, at) for at, mark in form.marks):
+                    permit(admitted, form.served.name)
+                    arrays = [np.ndarray(shape, dtype, data, at) for shape, dtype, at in form.inputs]
+                    return self._computed(form, arrays, call)
+                break
         return self._read(data, call, admitted, allowance)
 
-    def _quick(self, form: _Form, arrays: list[Array], call: Call) -> bytes:
-        call.model = form.served.name
-        outputs, *call.took_s = self._service.compute(form.served, arrays, call.arrived_s, aside=True)
+    def _computed(self, form: _Form, arrays: list[Array], call: Call) -> bytes | Future[bytes]:
+        """The answer: here and now, or from the loop once a core is free."""
+        served, service = form.served, self._service
+        call.model = served.name
+        if served.quick and service.workers.idle:
+            return self._answered(form, service.compute(served, arrays, call.arrived_s, aside=True), call)
+        allowance = call.allowance
+        if allowance is not None:
+            allowance.enter()
+        within_s = min(call.left_s(), form.within_s)
+        deadline_s = call.arrived_s + (within_s if math.isfinite(within_s) else service.deadline_s)
+        future: Future[bytes] = Future()
+        give_up: list[Callable[[], None]] = []
+
+        def begin() -> None:
+            try:
+                give_up.append(service.begin(served, arrays, call.arrived_s, deadline_s, told))
+            except Overloaded as error:
+                told(error)
+
+        def told(outcome: Done[list[Array]] | Exception) -> None:
+            give_up.clear()
+            if allowance is not None:
+                allowance.leave()
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                future.set_result(self._answered(form, outcome, call))
+            except Exception as error:
+                future.set_exception(error)
+
+        def cancelled() -> None:
+            if give_up:
+                give_up.pop()()
+                if allowance is not None:
+                    allowance.leave()
+
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(cancelled) if future.cancelled() else None)
+        self._loop.call_soon_threadsafe(begin)
+        return future
+
+    def _answered(self, form: _Form, done: tuple[list[Array], float, float], call: Call) -> bytes:
+        outputs, *call.took_s = done
         outputs = [outputs[k] for k in form.wanted]
         shapes = tuple([array.shape for array in outputs])
         if (begun := form.answers.get(shapes)) is None:
             if len(form.answers) > FORMS:
                 form.answers.clear()
             begun = form.answers[shapes] = header_of(form.served, form.id, form.wanted, outputs)
-        return begun + b"".join([part for array in outputs for part in delimited(array.tobytes(), RAW_OUTPUT)])
+        raws = [pack(form.served.outputs[k], array) for k, array in zip(form.wanted, outputs, strict=True)]
+        return begun + b"".join([part for raw in raws for part in delimited(raw, RAW_OUTPUT)])
 
     def _read(
         self, data: bytes, call: Call, admitted: Admitted | None, allowance: Allowance | None
@@ -252,22 +295,17 @@ class _Methods:
         requested = [output.name for output in request.outputs]
         served.check_requested(requested, served.outputs)
         wanted = [k for k, tensor in enumerate(served.outputs) if not requested or tensor.name in requested]
-        left_s = call.left_s()
-        asked = request.parameters["timeout"].int64_param / 1e6 if "timeout" in request.parameters else None
-        within_s = [s for s in (left_s if math.isfinite(left_s) else None, asked) if s]
-        deadline_s = arrived_s + min(within_s, default=service.deadline_s)
-        if served.quick and service.workers.idle:
-            try:
-                ordered = served.check(inputs)
-            except BadInput:
-                served.aside.failed("refused")
-                raise
-            form = _Form(service.generation, b"", 0, [], [], served, wanted, request.id, {})
-            answer = self._quick(form, ordered, call)
+        asked_s = request.parameters["timeout"].int64_param / 1e6 if "timeout" in request.parameters else 0.0
+        within_s = asked_s or math.inf
+        if served.router is None:
+            ordered = served.checked(inputs, aside=True)
+            form = _Form(service.generation, b"", 0, [], [], served, wanted, request.id, within_s, {})
             self._remember(data, request, form)
-            return answer
+            return self._computed(form, ordered, call)
         if allowance is not None:
             allowance.enter()
+        within_s = min(call.left_s(), within_s)
+        deadline_s = arrived_s + (within_s if math.isfinite(within_s) else service.deadline_s)
         traceparent = _bytes(call.metadata.get("traceparent", b""))
         trace = f"traceparent: {traceparent.decode()}\r\n" if TRACEPARENT.fullmatch(traceparent) else ""
 
