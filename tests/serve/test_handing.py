@@ -29,7 +29,9 @@ class Two:
         self.siblings = siblings or Siblings(2)
         self.services = [Service(process, table, worker) for worker in (0, 1)]
         self.hands = [Hands(self.siblings, k, service) for k, service in enumerate(self.services)]
-        self.free = threading.Event()
+        self.free_of = [threading.Event(), threading.Event()]
+        self.free = self.free_of[0]
+        self.free_of[1].set()
         self.done_by: list[list[float]] = [[], []]
         for k, service in enumerate(self.services):
             served = service.endpoint("whole")
@@ -38,8 +40,7 @@ class Two:
 
     def _held(self, k, work):
         def held(inputs):
-            if k == 0:
-                assert self.free.wait(30)
+            assert self.free_of[k].wait(30)
             self.done_by[k].append(float(inputs[0][0, 0]))
             return work(inputs)
 
@@ -98,6 +99,32 @@ def test_what_waits_is_answered_by_an_idle_sibling_and_counted_once(graphs, expe
     assert all(timing.ms >= 0 for reply in replies for timing in reply.timings)
 
 
+def test_a_sibling_at_work_is_given_one_more_and_no_third(graphs, expected):
+    async def run():
+        two = Two(graphs)
+        two.free_of[1].clear()
+        for hands in two.hands:
+            await hands.open()
+        asked = [two.ask(row) for row in ROWS]
+        async with asyncio.timeout(10):
+            while two.siblings.load(1)[0] < handing.AHEAD:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        loads = [two.siblings.load(k)[0] for k in (0, 1)]
+        two.free_of[1].set()
+        two.free.set()
+        replies = await asyncio.gather(*asked)
+        await asyncio.sleep(0.05)
+        lines = len(two.hands[0]._lines)
+        two.close()
+        return replies, loads, lines, sum(map(len, two.done_by))
+
+    replies, loads, lines, done = uvloop.run(run())
+    right(replies, expected)
+    assert loads == [len(ROWS) - handing.AHEAD, handing.AHEAD]
+    assert (lines, done) == (1, len(ROWS))
+
+
 @pytest.mark.parametrize("why", ["cheap", "another version", "busy", "leaving"])
 def test_what_a_sibling_does_not_take_is_done_here(graphs, expected, why):
     async def run():
@@ -111,7 +138,9 @@ def test_what_a_sibling_does_not_take_is_done_here(graphs, expected, why):
             case "another version":
                 sibling.mark = "whole 2"
             case "busy":
-                two.services[1].workers.held = 1  # that the table does not tell yet: refused when it is asked
+                two.services[
+                    1
+                ].workers.held = handing.AHEAD  # that the table does not tell yet: refused when it is asked
             case "leaving":
                 two.hands[1].leave()
         asked = [two.ask(row) for row in ROWS]
@@ -131,7 +160,7 @@ def test_what_a_sibling_does_not_take_is_done_here(graphs, expected, why):
     assert counts.answered == len(ROWS)
 
 
-@pytest.mark.parametrize("how", ["dies", "hangs", "answers half", "answers another"])
+@pytest.mark.parametrize("how", ["dies", "dies with two", "hangs", "answers half", "answers another"])
 def test_what_a_sibling_leaves_undone_is_done_here_once(graphs, expected, how, monkeypatch):
     monkeypatch.setattr(handing, "PATIENCE_S", 0.05)
     monkeypatch.setattr(handing, "TIMES", 1.0)
@@ -164,15 +193,16 @@ def test_what_a_sibling_leaves_undone_is_done_here_once(graphs, expected, how, m
 
 
 def sibling(listening, how):
-    """Hears one request, and does with it as a worker may that is about to die, or hangs."""
+    """Hears one request or two, and does with it as a worker may that is about to die, or hangs."""
     one, _ = listening.accept()
-    number, _, size = PREFIX.unpack(one.recv(PREFIX.size, socket.MSG_WAITALL))
-    one.recv(size, socket.MSG_WAITALL)
+    for _ in range(2 if how == "dies with two" else 1):
+        number, _, size = PREFIX.unpack(one.recv(PREFIX.size, socket.MSG_WAITALL))
+        one.recv(size, socket.MSG_WAITALL)
     text = json.dumps([0.0, 0.0, [[1, 3]]]).encode().ljust(32)
-    whole = PREFIX.pack(number + (how == "answers another"), 32, 48) + text + b"\0" * 16
+    whole = PREFIX.pack(number + 100 * (how == "answers another"), 32, 48) + text + b"\0" * 16
     if how.startswith("answers"):
         one.sendall(whole[:60] if how == "answers half" else whole)
-    if how != "dies":
+    if not how.startswith("dies"):
         one.recv(1)  # until it is given up
     one.close()
 

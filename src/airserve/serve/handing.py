@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 0.5  # for an answer, beside what the work lasts
 TIMES = 8.0  # as long as the work may last elsewhere; then it is taken back
+AHEAD = 2  # requests that a sibling is given: while one is done the next is on its way
 REFUSED_S, LOST_S = 0.02, 0.5  # a sibling that has refused, or was lost, is left alone
 PREFIX = struct.Struct("<QQQ")  # which request, bytes of the header (JSON), bytes of header and tensors
 ALIGNED = 16  # bytes; where a tensor begins
@@ -43,10 +44,10 @@ class Siblings:
     """What the workers of a service know of each other. Made before they are forked, it is one table to all of them.
 
     >>> siblings = Siblings(workers=2)
-    >>> siblings.idle(1), siblings.come(1), siblings.idle(1)
+    >>> siblings.free(1), siblings.come(1), siblings.free(1)
     (False, None, True)
     >>> siblings.load(1)[0] = 3
-    >>> siblings.idle(1)
+    >>> siblings.free(1)
     False
     """
 
@@ -63,8 +64,9 @@ class Siblings:
         """The number of jobs that a worker holds, which it alone writes."""
         return self._cells[2 * worker + 1 : 2 * worker + 2]
 
-    def idle(self, worker: int) -> bool:
-        return self._cells[2 * worker] == 1 and self._cells[2 * worker + 1] == 0
+    def free(self, worker: int, ahead: int = 0) -> bool:
+        """Whether it may be asked, and holds no more than `ahead` jobs."""
+        return self._cells[2 * worker] == 1 and self._cells[2 * worker + 1] <= ahead
 
     def come(self, worker: int) -> None:
         """It may be asked."""
@@ -143,7 +145,8 @@ class Hands:
         self._siblings, self._worker, self._service = siblings, worker, service
         self._others = [(worker + 1 + k) % siblings.count for k in range(siblings.count - 1)]
         self._lines: dict[int, Line] = {}
-        self._asked: dict[int, tuple[int, asyncio.Future[_Heard | None]]] = {}  # by sibling: one request at a time
+        # By sibling, what it was asked and has not answered: one request to do, and one to do next.
+        self._asked: dict[int, dict[int, asyncio.Future[_Heard | None]]] = {other: {} for other in self._others}
         self._not_before_s: dict[int, float] = {}
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -184,20 +187,26 @@ class Hands:
     # what is handed to a sibling
 
     def _relieve(self) -> None:
-        now_s = time.monotonic()
-        for other in self._others:
-            if other in self._asked or not self._siblings.idle(other) or now_s < self._not_before_s.get(other, 0.0):
-                continue
-            job = self._service.workers.take()
-            if job is None:
-                return
-            self._number += 1
-            self._asked[other] = self._number, asyncio.get_running_loop().create_future()
-            self._spawn(self._hand(other, job))
+        workers, now_s = self._service.workers, time.monotonic()
+        for ahead in range(AHEAD):  # to all that are idle, before one is asked for more
+            for other in self._others:
+                asked = self._asked[other]
+                if len(asked) != ahead or now_s < self._not_before_s.get(other, 0.0):
+                    continue
+                if not self._siblings.free(other, ahead):
+                    continue
+                if ahead and (other not in self._lines or workers.held <= workers.cores + ahead):
+                    continue
+                job = workers.take()
+                if job is None:
+                    return
+                self._number += 1
+                asked[self._number] = asyncio.get_running_loop().create_future()
+                self._spawn(self._hand(other, self._number, job))
 
-    async def _hand(self, other: int, job: Job) -> None:
+    async def _hand(self, other: int, number: int, job: Job) -> None:
         assert job.parcel is not None
-        number, future = self._asked[other]
+        future = self._asked[other][number]
         heard, pause_s = None, LOST_S
         try:
             served: Served = job.parcel.served
@@ -205,18 +214,20 @@ class Hands:
                 line = self._lines.get(other) or await self._connect(other)
                 shapes = [array.shape for array in job.parcel.ordered]
                 line.say(number, [served.mark, job.deadline_s, shapes], job.parcel.ordered)
+                if self._service.workers.relieve is not None:
+                    self._relieve()  # the next one
                 heard = await future
             if heard is not None and not heard.header:
                 heard, pause_s = None, REFUSED_S
         except OSError:  # TimeoutError is one: it hangs, or so it seems
             pass
         finally:
-            del self._asked[other]
+            del self._asked[other][number]
         if heard is None:
             self.returned += 1
             self._not_before_s[other] = time.monotonic() + pause_s
-            if pause_s == LOST_S and (lost := self._lines.pop(other, None)) is not None:
-                lost.abort()  # what it may still say is heard by nobody
+            if pause_s == LOST_S:
+                self._lose(other)
             self._service.workers.give_back(job)
         else:
             self.handed += 1
@@ -234,13 +245,11 @@ class Hands:
 
             def ended() -> None:
                 if self._lines.get(other) is made:
-                    del self._lines[other]
-                    if other in self._asked and not (future := self._asked[other][1]).done():
-                        future.set_result(None)
+                    self._lose(other)
 
             def answered(line: Line, heard: _Heard) -> None:
-                number, future = self._asked.get(other, (-1, None))
-                if future is not None and number == heard.number and not future.done():
+                future = self._asked[other].get(heard.number)
+                if future is not None and not future.done():
                     future.set_result(heard)
 
             made = Line(answered, ended)
@@ -251,12 +260,21 @@ class Hands:
         self._lines[other] = made
         return made
 
+    def _lose(self, other: int) -> None:
+        """What a sibling may still say is heard by nobody."""
+        if (line := self._lines.pop(other, None)) is not None:
+            line.abort()
+        for future in self._asked[other].values():
+            if not future.done():
+                future.set_result(None)
+
     # what a sibling hands over
 
     def _asked_for(self, line: Line, heard: _Heard) -> None:
         mark, deadline_s, shapes = heard.header
         served = next((one for one in self._service.served if one.mark == mark), None)
-        if served is None or not self._service.workers.idle or self._service.workers.relieve is None:
+        workers = self._service.workers
+        if served is None or workers.held >= workers.cores - 1 + AHEAD or workers.relieve is None:
             line.say(heard.number, [])
         else:
             parcel = Parcel(served, _arrays(served.inputs, shapes, heard.data))
