@@ -54,10 +54,11 @@ class Two:
     def counted(self):
         return self.services[0].endpoint("whole").counts
 
-    def close(self):
+    async def close(self):
         for hands, service in zip(self.hands, self.services, strict=True):
             hands.close()
             service.close()
+        await asyncio.sleep(0.02)  # both ends of a connection close in turns of the loop
 
 
 def whole(graphs):
@@ -87,7 +88,7 @@ def test_what_waits_is_answered_by_an_idle_sibling_and_counted_once(graphs, expe
         two.free.set()
         replies = await asyncio.gather(*asked)
         counts = two.counted()
-        two.close()
+        await two.close()
         return replies, two.done_by, counts
 
     replies, done_by, counts = uvloop.run(run())
@@ -116,7 +117,7 @@ def test_a_sibling_at_work_is_given_one_more_and_no_third(graphs, expected):
         replies = await asyncio.gather(*asked)
         await asyncio.sleep(0.05)
         lines = len(two.hands[0]._lines)
-        two.close()
+        await two.close()
         return replies, loads, lines, sum(map(len, two.done_by))
 
     replies, loads, lines, done = uvloop.run(run())
@@ -150,7 +151,7 @@ def test_what_a_sibling_does_not_take_is_done_here(graphs, expected, why):
         replies = await asyncio.gather(*asked)
         counts = two.counted()
         two.services[1].workers.held = 0
-        two.close()
+        await two.close()
         return replies, two.done_by, two.hands[0], counts
 
     replies, done_by, hands, counts = uvloop.run(run())
@@ -182,7 +183,7 @@ def test_what_a_sibling_leaves_undone_is_done_here_once(graphs, expected, how, m
             replies = await asyncio.gather(*asked)
             await asyncio.to_thread(taken.join)
         counts = two.counted()
-        two.close()
+        await two.close()
         return replies, two.done_by[0], two.hands[0].handed, counts
 
     replies, done, handed, counts = uvloop.run(run())
@@ -222,7 +223,7 @@ def test_late_and_cancelled_requests(graphs):
             await asyncio.sleep(0.001)
         two.free.set()
         results = await asyncio.gather(first, second, late, return_exceptions=True)
-        two.close()
+        await two.close()
         return results, two.done_by
 
     (first, second, late), done_by = uvloop.run(run())
@@ -245,7 +246,7 @@ def test_what_the_engine_refuses_is_said_by_the_one_who_was_asked(graphs):
             service.endpoint("whole").work = refuses
         results = await asyncio.gather(*(two.ask(row) for row in ROWS), return_exceptions=True)
         counts = two.counted()
-        two.close()
+        await two.close()
         return results, counts
 
     results, counts = uvloop.run(run())
