@@ -162,6 +162,46 @@ static inline const char *number(const char *p, const char *end, Number *of) {
     return p;
 }
 
+/* A number as the `type` of the array, at its place `at`; `from` and `after` are where it stands. */
+static inline bool put(const Number *of, const char *from, const char *after, char type, void *into, Py_ssize_t at) {
+    if (type == 'q' || type == 'Q') {
+        uint64_t most = type == 'Q' ? (of->minus ? 0 : UINT64_MAX) : (uint64_t)INT64_MAX + of->minus;
+        if (!of->whole || of->w > most) return false;
+        ((uint64_t *)into)[at] = of->minus ? -of->w : of->w;
+        return true;
+    }
+    if (of->long_) {
+        char *seen;
+        double value = PyOS_string_to_double(from, &seen, NULL);
+        if (seen != after || isinf(value)) { PyErr_Clear(); return false; }
+        if (type == 'f') ((float *)into)[at] = (float)value; else ((double *)into)[at] = value;
+    } else if (type == 'f') {
+        float value = scaled_float(of->w, of->q);
+        ((float *)into)[at] = of->minus ? -value : value;
+    } else {
+        double value = scaled(of->w, of->q);
+        ((double *)into)[at] = of->minus ? -value : value;
+    }
+    return true;
+}
+
+/* Whether p to end is a list of as many numbers as fill `into` from `at` until `until`, and nothing else. */
+static bool read_list(const char *p, const char *end, char type, void *into, Py_ssize_t at, Py_ssize_t until) {
+    p = blank(p);
+    if (*p++ != '[') return false;
+    p = blank(p);
+    while (at < until) {
+        Number of;
+        const char *from = p;
+        if (!(p = number(p, end, &of)) || !put(&of, from, p, type, into, at)) return false;
+        at++;
+        p = blank(p);
+        if (*p != (at < until ? ',' : ']')) return false;
+        if (at < until) p = blank(p + 1);
+    }
+    return *p == ']' && blank(p + 1) == end;
+}
+
 PyDoc_STRVAR(read_lists_doc,
 "read(texts, into, /)\n--\n\n"
 "Whether every text is a JSON list of numbers and nothing else, all of the same length, and together they fill `into`.\n\n"
@@ -178,50 +218,14 @@ static PyObject *read_lists(PyObject *Py_UNUSED(module), PyObject *const *args, 
     if (type == 'l' && sizeof(long) == 8) type = 'q';
     if (type == 'L' && sizeof(long) == 8) type = 'Q';
     if (!strchr("fdqQ", type) || !type) { PyErr_SetString(PyExc_TypeError, "into is of a type that is not read"); goto done; }
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(texts), all = into.len / into.itemsize, at = 0;
-    if (!count || all % count) { found = Py_False; goto done; }
-    found = Py_False;
-    for (Py_ssize_t k = 0; k < count; k++) {
-        char *p_; Py_ssize_t size;
-        if (PyBytes_AsStringAndSize(PySequence_Fast_GET_ITEM(texts, k), &p_, &size) < 0) { found = NULL; goto done; }
-        const char *p = p_, *end = p + size;
-        Py_ssize_t until = at + all / count;
-        p = blank(p);
-        if (*p++ != '[') goto done;
-        p = blank(p);
-        while (at < until) {
-            Number of;
-            const char *from = p;
-            if (!(p = number(p, end, &of))) goto done;
-            if (type == 'f' || type == 'd') {
-                float *as_float = (float *)into.buf + at;
-                double *as_double = (double *)into.buf + at;
-                if (of.long_) {
-                    char *after;
-                    double value = PyOS_string_to_double(from, &after, NULL);
-                    if (after != p || isinf(value)) { PyErr_Clear(); goto done; }
-                    if (type == 'f') *as_float = (float)value; else *as_double = value;
-                } else if (type == 'f') {
-                    float value = scaled_float(of.w, of.q);
-                    *as_float = of.minus ? -value : value;
-                } else {
-                    double value = scaled(of.w, of.q);
-                    *as_double = of.minus ? -value : value;
-                }
-            } else {
-                uint64_t most = type == 'Q' ? (of.minus ? 0 : UINT64_MAX) : (uint64_t)INT64_MAX + of.minus;
-                if (!of.whole || of.w > most) goto done;
-                ((uint64_t *)into.buf)[at] = of.minus ? -of.w : of.w;
-            }
-            at++;
-            p = blank(p);
-            if (*p != (at < until ? ',' : ']')) goto done;
-            if (at < until) p = blank(p + 1);
-        }
-        if (*p != ']') goto done;
-        if (blank(p + 1) != end) goto done;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(texts), all = into.len / into.itemsize, each = count ? all / count : 0;
+    bool fit = count && all == each * count;
+    for (Py_ssize_t k = 0; fit && k < count; k++) {
+        char *p; Py_ssize_t size;
+        if (PyBytes_AsStringAndSize(PySequence_Fast_GET_ITEM(texts, k), &p, &size) < 0) goto done;
+        fit = read_list(p, p + size, type, into.buf, k * each, (k + 1) * each);
     }
-    found = Py_True;
+    found = fit ? Py_True : Py_False;
 done:
     PyBuffer_Release(&into);
     Py_DECREF(texts);
