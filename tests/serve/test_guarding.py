@@ -191,6 +191,30 @@ def test_those_whom_only_a_token_names_have_each_their_own(made, tmp_path):
     asked[0].known.close()
 
 
+def test_the_keys_file_limits_those_whom_only_a_token_names(made, tmp_path, monkeypatch):
+    """All of them together, by its tenant `*`; also once that is there, and one who was taken out of it."""
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    keys = tmp_path / "keys.json"
+    new_key(keys, "ada", rate_hz=5.0)
+    jwks = str(made[0].log.with_name("jwks.json"))
+    guard = Guard(Configuration((), keys=str(keys), jwks=jwks, issuer="me", audience="us"))
+
+    def limits(name):
+        tenant = guard.admit({b"x-api-key": token(sub=name).encode()}).tenant
+        return tenant.name, tenant.rate_hz, tenant.models
+
+    assert limits("bob") == ("bob", 0.0, ())
+    new_key(keys, "*", rate_hz=1.0, models=["tail"])
+    assert limits("bob") == ("bob", 1.0, ("tail",))
+    assert limits("ada") == ("ada", 5.0, ())
+    tenants = json.loads(keys.read_text())["tenants"]
+    keys.write_text(json.dumps({"tenants": [one for one in tenants if one["name"] != "ada"]}))
+    assert limits("ada") == ("ada", 1.0, ("tail",))
+    places = {guard.admit({b"x-api-key": token(sub=name).encode()}).place for name in ("ada", "bob")}
+    assert len(places) == 1
+    assert [tenant.name for tenant, _, _ in guard.counted()] == ["*"]
+
+
 def test_an_issuer_that_changes_its_keys_is_followed(tmp_path, monkeypatch, caplog):
     """Once a second at most: a token of a key that is not known makes no work."""
     file, other = tmp_path / "jwks.json", rsa.generate_private_key(65537, 2048)

@@ -33,7 +33,7 @@ RECHECK_S = 60.0  # a token that was accepted is looked at again after so long, 
 HOLDS_S = 2.0  # as a key is, which may have been taken away
 PLACES = 256  # of tenants in the shared memory, where there are fewer at the start
 LOCK_S = 0.05
-ANYBODY = Tenant("*")  # for those whom only a token names
+ANYBODY = Tenant("*")  # for those whom only a token names, where the keys file has no tenant of that name
 log = logging.getLogger(__name__)
 
 
@@ -98,7 +98,7 @@ class Guard:
     def _read(self) -> tuple[_Known, bool]:
         """The tenants that have a place, and whether those are all. Raises `ConfigurationError`."""
         tenants = read_tenants(Path(self._c.keys)) if self._c.keys else []
-        if self._tokens is not None:
+        if self._tokens is not None and ANYBODY.name not in [tenant.name for tenant in tenants]:
             tenants.append(ANYBODY)
         known = _Known(tenants, self._places([tenant.name for tenant in tenants]))
         return known, not known.without or bool(self._names[-1])
@@ -151,8 +151,10 @@ class Guard:
                 return Admitted(known.tenants[k], known.places[k], until_s)
             if name in known.without:
                 raise Unauthorized(f"{name[:40]} cannot be counted yet; ask again later.")
+            if (k := known.by_name.get(ANYBODY.name, -1)) < 0:
+                raise Unauthorized(f"{name[:40]} cannot be counted yet; ask again later.")
             # Counted with all whom only a token names, and known by its own name.
-            return Admitted(replace(ANYBODY, name=name), known.places[known.by_name[ANYBODY.name]], until_s)
+            return Admitted(replace(known.tenants[k], name=name, keys=()), known.places[k], until_s)
         raise Unauthorized("the key is not known; ask whoever runs this service for one.")
 
     def counted(self) -> list[tuple[Tenant, int, int]]:
