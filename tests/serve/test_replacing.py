@@ -12,8 +12,10 @@ import uvloop
 from airserve import catalog, wire
 from airserve.contract import Endpoint, Route, SiteProcess
 from airserve.model import Function, Tensor
+from airserve.serve.batching import Job
 from airserve.serve.connecting import Upstream
 from airserve.serve.metering import Table
+from airserve.serve.protocols._pending import Pending, Slot
 from airserve.serve.served import Served
 from airserve.serve.service import Service
 
@@ -78,5 +80,33 @@ def test_a_connection_that_ended_is_let_go_with_what_it_held_and_needs_no_collec
     gc.disable()
     try:
         uvloop.run(run())
+    finally:
+        gc.enable()
+
+
+def test_nothing_of_a_request_that_was_answered_waits_for_a_collection(graphs):
+    """Of a known form, to a model that is not quick: what waits for it and what it waits for know each other."""
+    slow = Endpoint("slow", (Function("whole", "model", str(graphs["whole"]), padded_s=0.001),))
+    x = np.ones((6000, 4), "float32")
+    request = wire.infer_request("slow", [(Tensor("x", "float32", x.shape), x)], host="h")
+    kinds = Job, Pending, Slot
+
+    async def run():
+        service = Service(SiteProcess("mast", "127.0.0.1", 0, 1, (slow,)))
+        listener = await catalog.protocols["oip"].listen(service, "127.0.0.1", 0)
+        client = Upstream(Route("127.0.0.1", listener.port, "slow"))
+        try:
+            for _ in range(20):
+                assert (await client.exchange(request, time.monotonic() + 10))[0].status == 200
+            return [type(one) for one in gc.get_objects() if isinstance(one, kinds)]
+        finally:
+            client.close()
+            await listener.drain(1.0)
+            service.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert uvloop.run(run()) == []
     finally:
         gc.enable()

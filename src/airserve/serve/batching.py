@@ -255,6 +255,7 @@ class Workers:
                     job.error = error
             job.ended_s = time.monotonic()
             self._loop.call_soon_threadsafe(self._finish, job)
+            del job  # a request and its answer, which may be large, and the next may be long in coming
 
     def _finish(self, job: Job) -> None:
         self._hold(-1)

@@ -237,6 +237,7 @@ class Call:
 
     def _replied(self, future: Future[bytes]) -> None:
         """On the thread that made the answer."""
+        self._future = None  # which leads back here
         try:
             answer = future.result()
         except CancelledError:
@@ -257,8 +258,9 @@ class Call:
 
     def _client_closed(self, event: Any) -> None:
         self._calls.open -= 1
-        if event.batch_operations[0].cancelled() and self._future is not None:
-            self._future.cancel()
+        future = self._future
+        if event.batch_operations[0].cancelled() and future is not None:
+            future.cancel()
 
     # many messages
 

@@ -38,6 +38,7 @@ class Pending:
         return self
 
     def settle(self, response: bytes) -> None:
+        self.give_up = None  # which leads back here, as does who is told: together they would stay until a collection
         if self._changes is not None:
             for change in self._changes:
                 response = change(response)
@@ -47,8 +48,9 @@ class Pending:
 
     def abandon(self) -> None:
         """Nobody waits for it any more, where it lasts."""
-        if self.give_up is not None and self.response is None:
-            self.give_up()
+        give_up, self.give_up = self.give_up, None
+        if give_up is not None:
+            give_up()
             for one in self._gone:
                 one()
 

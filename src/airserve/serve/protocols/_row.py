@@ -117,6 +117,7 @@ class Row:
                 pending.abandon()
 
     def _fill(self, slot: Slot, response: bytes) -> None:
+        slot.pending = None
         if slot.held_bytes:
             self._share.let_go(slot.held_bytes)
         if slot.stays:

@@ -262,7 +262,7 @@ class _Methods:
                 if allowance is not None:
                     allowance.leave()
 
-        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(cancelled) if future.cancelled() else None)
+        future.add_done_callback(lambda one: self._loop.call_soon_threadsafe(cancelled) if one.cancelled() else None)
         self._loop.call_soon_threadsafe(begin)
         return future
 
