@@ -218,7 +218,7 @@ def test_what_is_taken_and_comes_back_to_nobody_holds_no_place():
         await asyncio.sleep(0)
         while len(workers._jobs) > 2:  # the thread has the first
             time.sleep(0.001)  # before the loop looks at the clock
-        taken = [workers.take(), workers.take()]
+        taken = [workers.take(lambda _: True), workers.take(lambda _: True)]
         gone.cancel()
         await asyncio.sleep(0.01)
         assert not late.done(), "it may be answered elsewhere"
@@ -251,10 +251,13 @@ def test_what_is_taken_out_of_the_queue_may_come_back_to_its_head():
         await asyncio.sleep(0)
         while len(workers._jobs) > 4:  # the thread has the first
             await asyncio.sleep(0.001)
-        one, two = workers.take(), workers.take()
-        assert workers.take() is None, "it has no parcel, and is not passed by"
-        assert workers.load[0] == workers.held == 3
+        one, two = workers.take(lambda _: True), workers.take(lambda _: True)
+        assert workers.take(lambda _: False) is None
+        four = workers.take(lambda _: True)  # the one before it has no parcel: it was handed here, and stays
+        assert workers.take(lambda _: True) is None
+        assert workers.load[0] == workers.held == 2
         workers.settle(two, "elsewhere", 0.0, 0.0)
+        workers.give_back(four)
         workers.give_back(one)
         free.set()
         results = [one.result for one in await asyncio.gather(*jobs)]
@@ -262,7 +265,7 @@ def test_what_is_taken_out_of_the_queue_may_come_back_to_its_head():
         return done, results
 
     done, results = uvloop.run(run())
-    assert done == [0, 1, 3, 4]
+    assert done == [0, 1, 4, 3]
     assert results == [0, 1, "elsewhere", 3, 4]
 
 

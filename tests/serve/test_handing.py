@@ -139,9 +139,7 @@ def test_what_a_sibling_does_not_take_is_done_here(graphs, expected, why):
             case "another version":
                 sibling.mark = "whole 2"
             case "busy":
-                two.services[
-                    1
-                ].workers.held = handing.AHEAD  # that the table does not tell yet: refused when it is asked
+                two.services[1].workers.held = 1  # its own, that the table does not tell yet: refused when it is asked
             case "leaving":
                 two.hands[1].leave()
         asked = [two.ask(row) for row in ROWS]
@@ -184,11 +182,13 @@ def test_what_a_sibling_leaves_undone_is_done_here_once(graphs, expected, how, m
             await asyncio.to_thread(taken.join)
         counts = two.counted()
         await two.close()
-        return replies, two.done_by[0], two.hands[0].handed, counts
+        return replies, two.done_by[0], two.hands[0], counts
 
-    replies, done, handed, counts = uvloop.run(run())
+    replies, done, hands, counts = uvloop.run(run())
     right(replies, expected)
-    assert handed == 0
+    assert hands.handed == 0
+    if how == "dies with two":
+        assert hands.returned == 2
     assert sorted(done) == sorted(ROWS[:, 0, 0].tolist())
     assert (counts.answered, counts.failed) == (len(ROWS), 0)
 

@@ -14,11 +14,13 @@ import uvloop
 from airserve import wire
 from airserve.contract import Endpoint, SiteProcess
 from airserve.model import Engine, Function, Tensor
+from airserve.serve import rereading
 from airserve.serve.configuration import Configuration
 from airserve.serve.connecting import AnswerReader
 from airserve.serve.guarding import Guard
 from airserve.serve.protocols import _listening, oip
-from airserve.serve.protocols._limits import Limits
+from airserve.serve.protocols._held import Held
+from airserve.serve.protocols._limits import Bodies, Limits, Share
 from airserve.serve.protocols._observing import observed
 from airserve.serve.protocols._pending import Pending
 from airserve.serve.service import Service
@@ -354,11 +356,14 @@ async def in_pieces(writer, request, *cuts):
 
 
 @pytest.mark.parametrize("model", ["quick", "slow"])
-def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model):
+def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model, monkeypatch):
+    held, begin = [], Held.begin
+    monkeypatch.setattr(Held, "begin", lambda self, data, whole: held.append(whole) or begin(self, data, whole))
+
     async def talk(reader, writer):
         found = []
         for k in range(6):
-            await in_pieces(writer, large(model, k), 40, 300, 50_000, 90_000)
+            await in_pieces(writer, large(model, k), *((40, 300) if k == 3 else (400, 50_000)), 90_000)
             found += await answers(reader, 1)
         # The end of one comes with the next whole, and with the front of a third.
         three = large(model, 6) + large(model, 7) + large(model, 8)
@@ -368,6 +373,7 @@ def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model):
     found, counted = serving(graphs, talk)
     engine = Engine(graphs["whole"])
     assert counted.answered == (9 if model == "slow" else 0)
+    assert len(held) >= 5, "those after the first two, but for the one whose header came in two"
     for k, answer in enumerate(found):
         response = wire.parse_response(answer.body, int(answer.headers["inference-header-content-length"]))
         np.testing.assert_array_equal(response.outputs[0][1], engine.run([LARGE + np.float32(k)])[0])
@@ -398,6 +404,55 @@ def test_large_bodies_of_a_known_header_are_bounded_too(graphs):
 
     found, _ = serving(graphs, talk, Limits(bodies_bytes=200_000))
     assert [answer.status for answer in found] == [200] * 9 + [503] + [200] * 3
+
+
+def test_room_is_counted_until_who_answers_lets_go():
+    bodies = Bodies()
+    first, second = Held(one := Share(bodies), Limits(bodies_bytes=200_000)), Share(bodies)
+    piece = b"x" * 60_000
+    assert first.begin(piece, 120_000)
+    assert (bodies.held_bytes, first.held_bytes) == (60_000, 60_000)
+    data, counted_bytes, room = first.add(piece)
+    assert (len(data), counted_bytes, room) == (120_000, 120_000, True)
+    first.drop()  # what is whole is no longer its own
+    assert (bodies.held_bytes, first.held_bytes) == (120_000, 0)
+    assert first.begin(piece, 120_000)
+    second.take(10_000)
+    assert first.add(piece) == (piece + piece, 0, False), "though it is all there"
+    assert bodies.held_bytes == 130_000
+    assert first.begin(piece, 120_000)
+    assert not Held(second, Limits(bodies_bytes=200_000)).begin(piece, 120_000)
+    first.drop()
+    one.let_go(counted_bytes)
+    assert bodies.held_bytes == 10_000
+    assert first.begin(piece, 60_001)  # below 64 KiB nothing is counted
+    assert first.add(piece) == (piece + piece, 0, True)
+    assert bodies.held_bytes == 10_000
+
+
+def test_a_large_body_is_not_held_for_a_key_that_was_taken_away(graphs, tmp_path, monkeypatch):
+    monkeypatch.setattr(rereading, "REREAD_S", 0.0)
+    key = new_key(tmp_path / "keys.json", "a")
+    new_key(tmp_path / "keys.json", "b")
+    guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
+    request, held, begin = large("quick", extra=f"X-API-Key: {key}\r\n"), [], Held.begin
+    monkeypatch.setattr(Held, "begin", lambda self, data, whole: held.append(whole) or begin(self, data, whole))
+
+    async def talk(reader, writer):
+        found = []
+        for _ in range(4):
+            await in_pieces(writer, request, 50_000)
+            found += await answers(reader, 1)
+        before = len(held)
+        tenants = json.loads((tmp_path / "keys.json").read_text())["tenants"]
+        (tmp_path / "keys.json").write_text(json.dumps({"tenants": tenants[1:]}))
+        await asyncio.sleep(2.1)  # that a key is believed
+        await in_pieces(writer, request, 50_000)
+        return [*found, *await answers(reader, 1)], before
+
+    (found, before), _ = serving(graphs, talk, guard=guard)
+    assert [answer.status for answer in found] == [200] * 4 + [401]
+    assert len(held) == before > 0
 
 
 def test_a_full_queue_says_when_to_come_again(graphs):

@@ -133,6 +133,18 @@ def test_every_datatype_comes_back_as_it_went_raw(client):
             np.testing.assert_array_equal(back, array, err_msg=t)
 
 
+def test_data_may_come_before_what_they_are_of(address):
+    """The fields of a message have no order; such a request has no form to be known by."""
+    head = service_pb2.ModelInferRequest(model_name="whole")
+    head.inputs.add(name="x", datatype="FP32", shape=[2, 4])
+    raw = service_pb2.ModelInferRequest(raw_input_contents=[x().tobytes()])
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        first, *others = [call(raw.SerializeToString() + head.SerializeToString()) for _ in range(6)]
+    assert len(service_pb2.ModelInferResponse.FromString(first).raw_output_contents[0]) == 24
+    assert others == [first] * 5
+
+
 def test_words_come_back_from_a_model_that_takes_numbers(client):
     for _ in range(3):
         result = client.infer("label", [given("x", np.eye(4, dtype="float32")[[3, 0, 2]])])

@@ -6,6 +6,7 @@ What waits may be done elsewhere (`handing`): it is taken out of the queue, and 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
@@ -20,8 +21,10 @@ from airserve.linux import wake_at_once
 from airserve.model import Array, Run
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 NICE = 5  # of the worker threads, below the loop's
 TICK_S = 1e-3  # of uvloop's timers
+LOOK = 2  # jobs at the front of the queue that are looked at, to be done elsewhere
 QUEUE_LIMIT = 4096  # requests that wait; beyond it a client is told at once and not after its deadline
 
 
@@ -160,20 +163,21 @@ class Workers:
             job.over = True
             self._leave(job)
 
-    def take(self) -> Job | None:
-        """The oldest job that waits, to be done elsewhere; None where none does, or where it cannot go."""
+    def take(self, fits: Callable[[Parcel], bool]) -> Job | None:
+        """The oldest job that waits and fits, to be done elsewhere, of the first ones.
+
+        What a sibling has handed here stays here, and does not keep what is behind it.
+        """
         if self.held <= self.cores:
             return None
-        try:
-            job = self._jobs.popleft()
-        except IndexError:  # the threads were quicker
-            return None
-        if job.parcel is None or job.over:
-            self._jobs.appendleft(job)
-            self._calls.put(True)  # that thread may have come in vain which was called for it
-            return None
-        self._hold(-1)
-        return job
+        for k in range(LOOK):
+            try:
+                job = self._jobs[k]
+            except IndexError:  # the threads were quicker
+                return None
+            if job.parcel is not None and not job.over and fits(job.parcel) and self._leave(job):
+                return job
+        return None
 
     def give_back(self, job: Job) -> None:
         """What was taken has not been done: it is the first to be done here, where somebody still waits for it."""
@@ -285,7 +289,10 @@ class Job:
     def end(self) -> None:
         if not self.over:
             self.over = True
-            self.told(self)
+            try:
+                self.told(self)
+            except Exception as error:
+                log.error("who waited for an answer could not be told", exc_info=error)
 
     def done(self, arrived_s: float) -> Done[Any]:
         """What became of it. Raises `DeadlineExceeded`, and what the work raised."""

@@ -16,7 +16,8 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import numpy as np
@@ -84,12 +85,18 @@ class _Heard(NamedTuple):
     data: memoryview  # of the tensors
 
 
+class _Asked(NamedTuple):
+    served: Served
+    future: asyncio.Future[_Heard | None]
+
+
 @final
 class Line(asyncio.BufferedProtocol):
     """A connection between two workers. `heard` is told of each message, `ended` of the end."""
 
     def __init__(self, heard: Callable[[Line, _Heard], None], ended: Callable[[], None]) -> None:
         self._heard, self._ended = heard, ended
+        self.under_way = 0  # of what was asked over it
         self._prefix = bytearray(PREFIX.size)
         self._into, self._filled, self._number, self._header = memoryview(self._prefix), 0, -1, 0
         self._transport: asyncio.Transport | None = None
@@ -146,7 +153,7 @@ class Hands:
         self._others = [(worker + 1 + k) % siblings.count for k in range(siblings.count - 1)]
         self._lines: dict[int, Line] = {}
         # By sibling, what it was asked and has not answered: one request to do, and one to do next.
-        self._asked: dict[int, dict[int, asyncio.Future[_Heard | None]]] = {other: {} for other in self._others}
+        self._asked: dict[int, dict[int, _Asked]] = {other: {} for other in self._others}
         self._not_before_s: dict[int, float] = {}
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,17 +203,18 @@ class Hands:
                 if not self._siblings.free(other, ahead):
                     continue
                 if ahead and (other not in self._lines or workers.held <= workers.cores + ahead):
-                    continue
-                job = workers.take()
+                    continue  # what waits alone here is begun here as soon as there
+                job = workers.take(partial(_goes_behind, asked))
                 if job is None:
-                    return
+                    continue
+                assert job.parcel is not None
                 self._number += 1
-                asked[self._number] = asyncio.get_running_loop().create_future()
+                asked[self._number] = _Asked(job.parcel.served, asyncio.get_running_loop().create_future())
                 self._spawn(self._hand(other, self._number, job))
 
     async def _hand(self, other: int, number: int, job: Job) -> None:
         assert job.parcel is not None
-        future = self._asked[other][number]
+        future = self._asked[other][number].future
         heard, pause_s = None, LOST_S
         try:
             served: Served = job.parcel.served
@@ -248,9 +256,9 @@ class Hands:
                     self._lose(other)
 
             def answered(line: Line, heard: _Heard) -> None:
-                future = self._asked[other].get(heard.number)
-                if future is not None and not future.done():
-                    future.set_result(heard)
+                asked = self._asked[other].get(heard.number)
+                if asked is not None and not asked.future.done():
+                    asked.future.set_result(heard)
 
             made = Line(answered, ended)
             await asyncio.get_running_loop().create_unix_connection(lambda: made, sock=one)
@@ -264,9 +272,9 @@ class Hands:
         """What a sibling may still say is heard by nobody."""
         if (line := self._lines.pop(other, None)) is not None:
             line.abort()
-        for future in self._asked[other].values():
-            if not future.done():
-                future.set_result(None)
+        for asked in reversed(self._asked[other].values()):  # the oldest comes back last, to the head of the queue
+            if not asked.future.done():
+                asked.future.set_result(None)
 
     # what a sibling hands over
 
@@ -274,9 +282,11 @@ class Hands:
         mark, deadline_s, shapes = heard.header
         served = next((one for one in self._service.served if one.mark == mark), None)
         workers = self._service.workers
-        if served is None or workers.held >= workers.cores - 1 + AHEAD or workers.relieve is None:
+        room = line.under_way < workers.cores - 1 + AHEAD and workers.held - line.under_way < workers.cores
+        if served is None or not room or workers.relieve is None:  # it is behind its own kind, or nothing
             line.say(heard.number, [])
         else:
+            line.under_way += 1
             parcel = Parcel(served, _arrays(served.inputs, shapes, heard.data))
             self._spawn(self._compute(line, heard.number, parcel, deadline_s))
 
@@ -287,6 +297,8 @@ class Hands:
         except Exception:  # late, or the engine refuses it: the one who was asked says so in its own words
             line.say(number, [])
             return
+        finally:
+            line.under_way -= 1
         began_s, shapes = now_s + done.queue_s, [array.shape for array in done.result]
         line.say(number, [began_s, began_s + done.compute_s, shapes], done.result)
 
@@ -294,6 +306,11 @@ class Hands:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _goes_behind(asked: Mapping[int, _Asked], parcel: Parcel) -> bool:
+    """Whether a request may wait at a sibling for what that was asked: it takes no longer than itself."""
+    return all(one.served is parcel.served for one in asked.values())
 
 
 def _arrays(tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], data: memoryview) -> list[Array]:

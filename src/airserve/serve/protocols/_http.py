@@ -86,12 +86,13 @@ class Connection(asyncio.Protocol):
             return
         row.reading = True
         self._arrived_s = time.monotonic()
-        held, counted_bytes = self._held, 0
-        if held.held_bytes:
-            if not (data := held.add(data)):
+        counted_bytes, room = 0, True
+        if self._held.held_bytes:
+            data, counted_bytes, room = self._held.add(data)
+            if not data:
                 return
-            counted_bytes, self._state = held.counted_bytes, ""
-        if not self._state and self._again is not None:
+            self._state = ""
+        if not self._state and self._again is not None and room:
             data = self._repeated(data, self._again, counted_bytes)
         if data and not row.closing:
             self._feed(data)
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
                     break
             end = body + length
             if end > size:
-                if (length <= SMALL_BYTES or quick is not None) and self._held.begin(data[at:], end - at):
+                if self._may_hold(head, length) and self._held.begin(data[at:], end - at):
                     self._state, self._since_s, self._seen_bytes = "body", arrived_s, 0
                     at = size
                 break
@@ -163,6 +164,12 @@ class Connection(asyncio.Protocol):
             if places:
                 row.flush()
         return data[at:]
+
+    def _may_hold(self, head: Head, length: int) -> bool:
+        """Many clients send a body apart from its header. A large one is held for those who are known, as elsewhere."""
+        if length <= SMALL_BYTES:
+            return True
+        return head.quick is not None and (self._welcome is None or self._welcome(head))
 
     def _feed(self, data: bytes) -> None:
         message = self._message

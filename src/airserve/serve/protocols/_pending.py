@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, final
 
 from airserve.serve.protocols._head import Head
+
+log = logging.getLogger(__name__)
 
 
 @final
 class Pending:
     """The place of an answer that is told when it is there: neither a task nor a future is made.
 
-    It is by the end of this turn of the loop, unless there is a `give_up`: then it lasts, and may be given up.
+    It is at once, or with the batch that it waits for, unless there is a `give_up`: then it lasts, and may be given up.
     """
 
     __slots__ = ("_changes", "_gone", "give_up", "response", "settled")
@@ -41,7 +44,10 @@ class Pending:
         self.give_up = None  # which leads back here, as does who is told: together they would stay until a collection
         if self._changes is not None:
             for change in self._changes:
-                response = change(response)
+                try:
+                    response = change(response)
+                except Exception as error:
+                    log.error("what is done with each answer failed; it goes without", exc_info=error)
         self.response = response
         if self.settled is not None:
             self.settled(self)
@@ -50,9 +56,11 @@ class Pending:
         """Nobody waits for it any more, where it lasts."""
         give_up, self.give_up = self.give_up, None
         if give_up is not None:
-            give_up()
-            for one in self._gone:
-                one()
+            for one in (give_up, *self._gone):
+                try:
+                    one()
+                except Exception as error:
+                    log.error("what is done where a client has gone failed", exc_info=error)
 
 
 @final

@@ -115,6 +115,7 @@ class Row:
         for place in self.places:
             if (pending := place if isinstance(place, Pending) else place.pending) is not None:
                 pending.abandon()
+        self.places.clear()
 
     def _fill(self, slot: Slot, response: bytes) -> None:
         slot.pending = None
@@ -159,7 +160,8 @@ class Row:
         finally:
             await stream.close()
         self.closing = self.closing or old
-        self.places.popleft()
+        if self.places:  # the connection is there
+            self.places.popleft()
         self.flush()
 
     def _write(self, data: bytes) -> None:

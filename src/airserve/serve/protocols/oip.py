@@ -179,6 +179,7 @@ class _Infer:
 
     async def _later(self, text: bytes, asked: wire.Request, body: bytes, arrived_s: float) -> bytes:
         within_s = [s for s in (asked.timeout_s, self._timeout_s) if s is not None]
+        generation = self._service.generation
         reply = await self._service.infer(
             self._served,
             asked.inputs,
@@ -187,7 +188,8 @@ class _Infer:
             deadline_s=arrived_s + min(within_s) if within_s else None,
             trace=self._trace,
         )
-        self._remember(text, asked, body)
+        if generation == self._service.generation:  # else it may have been unloaded
+            self._remember(text, asked, body)
         return _written(self._served, asked, reply)
 
 
