@@ -99,7 +99,7 @@ def test_nothing_of_a_request_that_was_answered_waits_for_a_collection(graphs):
             for _ in range(20):
                 assert (await client.exchange(request, time.monotonic() + 10))[0].status == 200
             async with asyncio.timeout(10):  # the thread may still be on its way to the next
-                while any(isinstance(one, kinds) for one in gc.get_objects()):
+                while any(type(one) in kinds for one in gc.get_objects()):
                     await asyncio.sleep(0.005)
         finally:
             client.close()
