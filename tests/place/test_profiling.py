@@ -57,7 +57,7 @@ def test_every_way_is_there(known: Profile, graphs: dict[str, Path]) -> None:
     for way in (*fp32.ways, *int8.ways):
         assert (len(way.head_s) > 0) == (way.cut != "input")
         assert (len(way.tail_s) > 0) == (way.cut != "none")
-        # A graph of microseconds may have two speeds, and the quickest tenth then lies above the middle of what is kept.
+        # Runs of microseconds may have two speeds, and their quickest tenth then ends above the middle of what is kept.
         assert all(
             (x > 0).all() and x.max() <= 2 * measuring.DISTURBED * np.median(x)
             for x in (way.head_s, way.tail_s)

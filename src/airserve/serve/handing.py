@@ -2,8 +2,9 @@
 
 The kernel deals out connections, not requests: one gRPC channel, or a few busy connections, would keep one core. So a
 worker whose engine is taken hands the oldest request that waits to a sibling that holds nothing, as a table in shared
-memory tells: over a Unix socket, the tensors as they lie in memory. A request is never lost to that and never answered
-twice: what a sibling refuses, fails or does not answer in time is taken back, and done here. It is counted here alone.
+memory tells, and the next of the same model while that one is at work: over a Unix socket, the tensors as they lie in
+memory. A request is never lost to that and never answered twice: what a sibling refuses, fails or does not answer in
+time is taken back, and done here. It is counted here alone.
 """
 
 from __future__ import annotations
