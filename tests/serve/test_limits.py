@@ -355,11 +355,16 @@ async def in_pieces(writer, request, *cuts):
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("model", ["quick", "slow"])
-def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model, monkeypatch):
-    held, begin = [], Held.begin
-    monkeypatch.setattr(Held, "begin", lambda self, data, whole: held.append(whole) or begin(self, data, whole))
+@pytest.fixture
+def held(monkeypatch):
+    """The sizes of requests that were held from their front on."""
+    found, begin = [], Held.begin
+    monkeypatch.setattr(Held, "begin", lambda self, data, whole: found.append(whole) or begin(self, data, whole))
+    return found
 
+
+@pytest.mark.parametrize("model", ["quick", "slow"])
+def test_large_bodies_of_a_known_header_come_in_pieces(graphs, model, held):
     async def talk(reader, writer):
         found = []
         for k in range(6):
@@ -430,13 +435,12 @@ def test_room_is_counted_until_who_answers_lets_go():
     assert bodies.held_bytes == 10_000
 
 
-def test_a_large_body_is_not_held_for_a_key_that_was_taken_away(graphs, tmp_path, monkeypatch):
+def test_a_large_body_is_not_held_for_a_key_that_was_taken_away(graphs, tmp_path, monkeypatch, held):
     monkeypatch.setattr(rereading, "REREAD_S", 0.0)
     key = new_key(tmp_path / "keys.json", "a")
     new_key(tmp_path / "keys.json", "b")
     guard = Guard(Configuration((), keys=str(tmp_path / "keys.json")))
-    request, held, begin = large("quick", extra=f"X-API-Key: {key}\r\n"), [], Held.begin
-    monkeypatch.setattr(Held, "begin", lambda self, data, whole: held.append(whole) or begin(self, data, whole))
+    request = large("quick", extra=f"X-API-Key: {key}\r\n")
 
     async def talk(reader, writer):
         found = []

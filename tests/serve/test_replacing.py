@@ -49,6 +49,15 @@ def test_replaced_versions_are_let_go_though_connections_stay(graphs):
     uvloop.run(run())
 
 
+def without_collection(work):
+    gc.collect()
+    gc.disable()
+    try:
+        uvloop.run(work)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("times", [1, 4], ids=["parsed", "repeated"])
 @pytest.mark.parametrize("rows", [1, 20_000])
 def test_a_connection_that_ended_is_let_go_with_what_it_held_and_needs_no_collection(graphs, times, rows):
@@ -76,12 +85,7 @@ def test_a_connection_that_ended_is_let_go_with_what_it_held_and_needs_no_collec
             await listener.drain(1.0)
             service.close()
 
-    gc.collect()
-    gc.disable()
-    try:
-        uvloop.run(run())
-    finally:
-        gc.enable()
+    without_collection(run())
 
 
 def test_nothing_of_a_request_that_was_answered_waits_for_a_collection(graphs):
@@ -106,9 +110,4 @@ def test_nothing_of_a_request_that_was_answered_waits_for_a_collection(graphs):
             await listener.drain(1.0)
             service.close()
 
-    gc.collect()
-    gc.disable()
-    try:
-        uvloop.run(run())
-    finally:
-        gc.enable()
+    without_collection(run())

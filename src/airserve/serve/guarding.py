@@ -149,9 +149,7 @@ class Guard:
             until_s = time.monotonic() + min(left_s, HOLDS_S if self._c.keys else RECHECK_S)
             if (k := known.by_name.get(name, -1)) >= 0:
                 return Admitted(known.tenants[k], known.places[k], until_s)
-            if name in known.without:
-                raise Unauthorized(f"{name[:40]} cannot be counted yet; ask again later.")
-            if (k := known.by_name.get(ANYBODY.name, -1)) < 0:
+            if name in known.without or (k := known.by_name.get(ANYBODY.name, -1)) < 0:
                 raise Unauthorized(f"{name[:40]} cannot be counted yet; ask again later.")
             # Counted with all whom only a token names, and known by its own name.
             return Admitted(replace(known.tenants[k], name=name, keys=()), known.places[k], until_s)

@@ -126,7 +126,7 @@ class Form:
     """The requests to a version of a model that differ in nothing but the data of their inputs."""
 
     __slots__ = (
-        "_binary", "_failed", "_gatherer", "_given", "_header", "_json_bytes", "_layout", "_quick", "_rows",
+        "_binary", "_failed", "_gatherer", "_given", "_header", "_json_bytes", "_layout", "_rows",
         "_served", "_service", "_template", "_wanted", "inputs",
     )  # fmt: skip
 
@@ -146,7 +146,6 @@ class Form:
         self._served = served
         self._failed = failed
         self._gatherer = service.gatherer(served)
-        self._quick = served.quick
         shape = next(iter(request.inputs.values())).shape
         self._rows = shape[0] if shape else 1
         wanted = request.requested
@@ -163,7 +162,7 @@ class Form:
         """The answer to the body that lies in data[a:b]; None where it is not of this form, or needs another look."""
         if (given := self._given(data, a, b)) is None:
             return None
-        if not (self._quick and self._service.workers.idle):
+        if not (self._served.quick and self._service.workers.idle):
             return self._begun(given, arrived_s, within_s)
         if self._gatherer is not None and self._served.max_batch > 1:
             pending = Pending()

@@ -236,8 +236,7 @@ class _Methods:
         allowance = call.allowance
         if allowance is not None:
             allowance.enter()
-        within_s = min(call.left_s(), form.within_s)
-        deadline_s = call.arrived_s + (within_s if math.isfinite(within_s) else service.deadline_s)
+        deadline_s = self._deadline_s(call, form.within_s)
         future: Future[bytes] = Future()
         give_up: list[Callable[[], None]] = []
 
@@ -269,6 +268,11 @@ class _Methods:
         future.add_done_callback(lambda one: self._loop.call_soon_threadsafe(cancelled) if one.cancelled() else None)
         self._loop.call_soon_threadsafe(begin)
         return future
+
+    def _deadline_s(self, call: Call, within_s: float) -> float:
+        """Of a request that gives itself so long: the earlier of its own and its call's, else the service's."""
+        within_s = min(call.left_s(), within_s)
+        return call.arrived_s + (within_s if math.isfinite(within_s) else self._service.deadline_s)
 
     def _answered(self, form: _Form, served: Served, done: tuple[list[Array], float, float], call: Call) -> bytes:
         outputs, *call.took_s = done
@@ -308,8 +312,7 @@ class _Methods:
             return self._computed(form, served, ordered, call)
         if allowance is not None:
             allowance.enter()
-        within_s = min(call.left_s(), within_s)
-        deadline_s = arrived_s + (within_s if math.isfinite(within_s) else service.deadline_s)
+        deadline_s = self._deadline_s(call, within_s)
         traceparent = _bytes(call.metadata.get("traceparent", b""))
         trace = f"traceparent: {traceparent.decode()}\r\n" if TRACEPARENT.fullmatch(traceparent) else ""
 
