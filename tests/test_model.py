@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from airserve.linux import give_back
 from airserve.model import (
     Engine,
     Function,
@@ -25,6 +26,7 @@ from airserve.model import (
     load_samples,
     open_function,
     save_samples,
+    shrink_memory,
 )
 
 HIDDEN = 1_000_000
@@ -69,8 +71,8 @@ def test_an_engine_takes_text() -> None:
         engine.run([np.array([b"\xff"], object)])
 
 
-def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
-    """Megabytes of activations in any thread, of a Model that takes the place of another as well."""
+def wide() -> bytes:
+    """One number made a million, twice over, and summed: megabytes of activations."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -79,12 +81,15 @@ def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
     weights = helper.make_tensor("w", TensorProto.FLOAT, [1, HIDDEN], np.ones(HIDDEN, np.float32).tobytes(), raw=True)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
-    graph = helper.make_model(
-        helper.make_graph(nodes, "wide", [x], [y], [weights]),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=9,
-    ).SerializeToString()
-    row = np.ones((2, 1), np.float32)
+    graph = helper.make_graph(nodes, "wide", [x], [y], [weights])
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+
+
+def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
+    """Megabytes of activations in any thread, of a Model that takes the place of another as well."""
+    graph, row = wide(), np.ones((2, 1), np.float32)
 
     def pages(engine: Engine) -> int:
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
@@ -99,6 +104,23 @@ def test_a_warm_engine_asks_the_system_for_no_memory() -> None:
         warm += [thread.submit(pages, Engine(graph)).result() for _ in range(3)]
     activations = 2 * HIDDEN * 4 // resource.getpagesize()
     assert max(warm) < activations / 10
+
+
+def test_memory_that_only_earlier_runs_needed_goes_back_and_the_engine_runs_on() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    engine = Engine(wide())
+    shrink_memory()
+    before = resident()
+    for rows in range(1, 9):  # each more than any block that is held
+        assert engine.run([np.ones((rows, 1), np.float32)])[0] == rows * HIDDEN
+    grown = resident() - before
+    assert grown > 2 * 8 * HIDDEN * 4  # more than the largest run needs
+    shrink_memory()
+    give_back()
+    assert resident() - before < grown / 10
+    assert engine.run([np.ones((3, 1), np.float32)])[0] == 3 * HIDDEN
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"onnx" * 100, graph("NoSuch", TensorProto.FLOAT, [1])])

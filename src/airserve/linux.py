@@ -1,6 +1,7 @@
-"""What our processes ask of Linux: to run on time, to wake at an instant, to die with their parent.
+"""What our processes ask of Linux: to run on time, to wake at an instant, to die with their parent, to hold little.
 
-sched(7), prctl(2), proc(5). asyncio and uvloop round timers to 1 ms, which is two slots of a 30 kHz carrier.
+sched(7), prctl(2), proc(5), mallopt(3). asyncio and uvloop round timers to 1 ms, which is two slots of a 30 kHz
+carrier.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_TIMERSLACK = 29
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1 << 20
 
 
 def run_on_time(priority: int) -> str:
@@ -85,6 +89,18 @@ def die_with_parent(parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def map_large_blocks() -> None:
+    """Have every block of a megabyte or more asked of the system and given back to it, for as long as this process is.
+
+    glibc raises that size with each large block that is freed, to 32 MB: then they lie among the small ones, and where
+    one was, what lives on either side keeps its place. Without glibc it does nothing.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        tune(M_MMAP_THRESHOLD, LARGE_BYTES)
+        tune(M_TRIM_THRESHOLD, 2 * LARGE_BYTES)  # as glibc would have it: no call of the system for each free
 
 
 def give_back() -> None:

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, final
 from airserve import catalog
 from airserve.contract import SiteProcess, from_plain
 from airserve.errors import UserError
-from airserve.linux import give_back
-from airserve.model import ModelError
+from airserve.linux import give_back, map_large_blocks
+from airserve.model import ModelError, shrink_memory
 from airserve.serve import offering, recording, tracing
 from airserve.serve.configuration import Configuration, ConfigurationError
 from airserve.serve.guarding import Guard
@@ -72,6 +72,8 @@ def run(
 ) -> int:
     """Serves until SIGTERM; the exit status. `line` leads to the supervisor, `held` to the files that it holds open."""
     import uvloop
+
+    map_large_blocks()
 
     async def serve() -> None:
         reader, writer = await asyncio.open_connection(sock=line, limit=LINE_LIMIT_BYTES)
@@ -272,7 +274,7 @@ class Models:
             old.close()
         if gone:  # once their last requests are answered
             loop = asyncio.get_running_loop()
-            loop.call_later(FREED_S, loop.run_in_executor, None, give_back)
+            loop.call_later(FREED_S, loop.run_in_executor, None, _give_back)
 
     async def follow(self, until: str = "") -> None:
         """Does what the supervisor says, until its line ends, or `until` is said.
@@ -317,3 +319,9 @@ class Models:
         self.say(say="ask", id=number, what=what, model=model)
         if error := await future:
             raise ModelError(error)
+
+
+def _give_back() -> None:
+    """What neither a version nor a request needs any more, to the system: the first runs of a version take most."""
+    shrink_memory()
+    give_back()
