@@ -249,6 +249,20 @@ def test_where_all_are_dead_a_request_waits_for_the_first_to_come_back():
     virtually(run)
 
 
+def test_where_all_stay_dead_a_request_has_waited_once_however_often_it_may_be_tried():
+    async def run(loop):
+        one = balancer(loop, [lambda now_s, probe: (0.0, ConnectionRefusedError())] * 2)
+        for _ in range(2):  # the second finds them out
+            begun_s = loop.time()
+            with pytest.raises(UpstreamFailed, match="see that its site runs"):
+                await one.send(lambda route: b"", 60.0)
+            assert Manner().patience_s <= loop.time() - begun_s < Manner().patience_s + 0.5
+        one.close()
+        await asyncio.sleep(0)
+
+    virtually(run)
+
+
 def test_a_place_in_reserve_is_asked_only_while_no_other_can_be():
     async def run(loop):
         routes = [Route("h", 0, "near"), replace(Route("h", 1, "far"), weight=0.0)]

@@ -205,9 +205,10 @@ class Balancer(Generic[Q]):
     async def _persist(self, write: Write[Q], deadline_s: float, tried: list[_Place[Q]]) -> Sent:
         """Ask one place after another until one answers, or there is no time, budget or attempt left."""
         attempt, refused = 0, None
+        patient_s = min(deadline_s, self._clock() + self.manner.patience_s)
         while True:
             attempt += 1
-            place = await self._choose(tried, deadline_s)
+            place = await self._choose(tried, patient_s)
             tried.append(place)
             try:
                 answer, air = await place.asked.exchange(write(place.route), deadline_s)
@@ -232,9 +233,8 @@ class Balancer(Generic[Q]):
                 raise UpstreamFailed(failure)
             self.counts.retries += 1
 
-    async def _choose(self, tried: Sequence[_Place[Q]], deadline_s: float) -> _Place[Q]:
-        """A place that is in and was not tried yet, where there is one; where none is in, one may come back."""
-        until_s = min(deadline_s, self._clock() + self.manner.patience_s)
+    async def _choose(self, tried: Sequence[_Place[Q]], until_s: float) -> _Place[Q]:
+        """A place that is in and was not tried yet, where there is one; where none is in, one may come back till then."""
         while self.manner.probes and all(place.health.out for place in self._places):
             if (within_s := until_s - self._clock()) <= 0:
                 break
