@@ -376,6 +376,58 @@ def test_nothing_keeps_it(registry: Registry) -> None:
     assert freed.kept
 
 
+def with_stated(factory: Factory, **stated: object) -> Factory:
+    """The same with a service that states its sizes."""
+    tree = factory.model_dump(mode="json")
+    sizes = {"devices": 9, "rate_hz": 10, "bytes_up": 1000, "bytes_down": 100, "compute_ms": 20, "site": "mast"}
+    tree["services"].append({"name": "crunch", "slice": "video", **sizes, **stated})
+    return Factory.model_validate(tree)
+
+
+def test_the_promise_of_a_service_that_states_its_sizes_is_judged_too(registry: Registry) -> None:
+    """What the sentence says would free it, frees it."""
+    small = {"bytes_up": 3000, "compute_ms": 2}
+    tight = with_stated(described(registry), **small, promise={"latency_ms": 2.0, "percentile": 90})
+    made = plan(tight, registry=registry, progress=False)
+    (one,) = made.foretold
+    assert (one.service, one.kept, made.choices[0].kept, made.kept) == ("crunch", False, True, False)
+    assert one.predicted_interval_ms[0] <= one.predicted_ms <= one.predicted_interval_ms[1]
+    assert one.predicted_ms > 2 + 2 * 1  # its compute, and twice the way to the mast
+    (text,) = made.limits
+    found = re.search(r"^crunch: nothing keeps p90 within 2 ms; .*would hold with a promise of (\d+) ms", text)
+    assert found, text
+    loose = with_stated(described(registry), **small, promise={"latency_ms": float(found[1]), "percentile": 90})
+    freed = plan(loose, registry=registry, progress=False)
+    assert freed.kept
+    assert freed.foretold[0].kept
+    alone = Factory.model_validate({**loose.model_dump(mode="json"), "services": loose.model_dump()["services"][1:]})
+    assert [one.kept for one in plan(alone, registry=registry, progress=False).foretold] == [True]
+
+
+def test_a_way_that_breaks_the_promise_of_stated_sizes_is_out(registry: Registry) -> None:
+    """The cheapest of all ways that keep both promises, each judged by the twin, is not the cheapest that keeps one."""
+    stated = {"slice": "control", "devices": 4, "bytes_up": 2200, "compute_ms": 1}
+    factory = with_stated(
+        described(registry, promise_ms=100.0, rate_hz=10), **stated, promise={"latency_ms": 74.0, "percentile": 90}
+    )
+    weights = Weights(device=1.0)
+    known = profile(factory, registry=registry, progress=False)
+    search = Search(factory, known, registry, Judge(factory, 0), 1.2, weights, "exhaustive")
+    judge, service = Judge(factory, 0), factory.services[0]
+
+    def cheapest(*names: str) -> str:
+        ways = [one for one in search.open["look"] if not search.accepted(service, one)]
+        kept = [one for one in ways if judge.keeps(judge.search({"look": one}, 1.2, *names), names)]
+        return min(kept, key=lambda one: search.cost(service, one)).label
+
+    assert cheapest("look").startswith("send the input")
+    assert cheapest("look", "crunch") == "fp32 on sensor alone"
+    made = plan(factory, registry=registry, progress=False, weights=weights)
+    assert made.kept
+    assert made.choices[0].chosen.label == "fp32 on sensor alone"
+    assert any("breaks that of crunch" in one.why for one in made.choices[0].runners_up)
+
+
 def test_what_would_free_it_does(registry: Registry) -> None:
     """A faster sensor where it answers alone; more frequent scheduling requests where the radio binds."""
     alone = described(registry, promise_ms=40.0, pin={"cut": "none", "variant": "fp32"})
@@ -499,12 +551,7 @@ def test_a_plan_survives_its_file(factory: Factory, registry: Registry, made: Pl
 
 
 def test_sizes_in_place_of_a_model_are_load(factory: Factory, every: list[Candidate]) -> None:
-    tree = factory.model_dump(mode="json")
-    tree["services"].append(
-        {"name": "crunch", "slice": "video", "devices": 9, "rate_hz": 10, "bytes_up": 1000, "bytes_down": 100,
-         "compute_ms": 20, "site": "mast"}
-    )  # fmt: skip
-    loaded = Factory.model_validate(tree)
+    loaded = with_stated(factory)
     one = next(one for one in every if one.cut == "input" and one.site == "mast")
     work = flows_of(loaded, {"look": one})
     assert [flow.name for flow in work] == ["look", "crunch"]

@@ -66,7 +66,7 @@ def planned(chosen: Candidate, ms: float, *runners_up: RunnerUp) -> Plan:
         "look", PROMISE, chosen, ms, (ms - 1, ms + 1), 1.0, True, "the cheapest", runners_up, 9, "uplink",
         ((4, ms, ms - 1, ms + 1), (9, float("inf"), ms, float("inf"))),
     )  # fmt: skip
-    return Plan("digest", (choice,), (0.1,), (0.1,), 0.2, 0, 1.0)
+    return Plan("digest", (choice,), (), (0.1,), (0.1,), 0.2, 0, 1.0)
 
 
 def driven(found: Readings) -> Drive:

@@ -10,7 +10,7 @@ from airserve.place.counting import most_devices
 from airserve.place.description import Service
 from airserve.place.freeing import limit
 from airserve.place.judging import PREDICT
-from airserve.place.plan import Candidate, Choice, RunnerUp
+from airserve.place.plan import Candidate, Choice, Foretold, RunnerUp
 from airserve.place.searching import Search
 
 PREDICTED_RUNS = 6
@@ -23,12 +23,13 @@ class Explanation:
 
     def __init__(self, search: Search, chosen: Mapping[str, tuple[Candidate, bool]]) -> None:
         self.search, self.judge = search, search.judge
-        self.kept = {name: held for name, (_, held) in chosen.items()}
         self.chosen = {name: self._whole(name, one) for name, (one, _) in chosen.items()}
         self.predicted = self.judge.say(
             self.chosen, 1.0, PREDICT, PREDICTED_RUNS, self.judge.until_s(3.0), interval=True
         )
         self.with_headroom = self.judge.say(self.chosen, search.scale, *search.firm)
+        stated = {service.name: self.judge.keeps(self.with_headroom, [service.name]) for service in search.stated}
+        self.kept = {name: held for name, (_, held) in chosen.items()} | stated
 
     def _whole(self, name: str, candidate: Candidate) -> Candidate:
         service = self.search.factory.service(name)
@@ -40,11 +41,21 @@ class Explanation:
         """For every Service with a model what was chosen, and all that is said of it."""
         return tuple(self._choice(service) for service in self.search.services)
 
+    def foretold(self) -> tuple[Foretold, ...]:
+        """For every Service with a promise and stated sizes what is predicted of it."""
+        found = []
+        for service in self.search.stated:
+            assert service.promise is not None
+            said = self.predicted.verdicts[service.name]
+            plain = service.promise.plain()
+            found.append(Foretold(service.name, plain, said.value_ms, said.interval_ms, self.kept[service.name]))
+        return tuple(found)
+
     def limits(self) -> tuple[str, ...]:
         """For every Service whose promise nothing keeps: what binds, and what would free it."""
         return tuple(
             limit(self.judge, self.chosen, service, self.search.scale)
-            for service in self.search.services
+            for service in (*self.search.services, *self.search.stated)
             if not self.kept[service.name]
         )
 
@@ -154,7 +165,8 @@ class Explanation:
             judged_by, gain = "twin", ours - value
             whys = [because]
             padded = self.judge.search(with_it, self.search.scale, service.name).verdicts[service.name].value_ms
-            broken = [n for n in self.chosen if n != service.name and self.kept[n] and not self.judge.keeps(told, [n])]
+            others = [name for name, kept in self.kept.items() if kept and name != service.name]
+            broken = [name for name in others if not self.judge.keeps(told, [name])]
             if not told.verdicts[service.name].requests:
                 whys.append("too few requests")
             elif value > promise.latency_ms:

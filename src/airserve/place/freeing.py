@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import ceil
 
 from airserve.network.mac import MacError
-from airserve.network.topology import Network
+from airserve.network.topology import Network, Site
 from airserve.place.counting import exhausted, named
 from airserve.place.description import Service
 from airserve.place.judging import SEARCH, Judge
@@ -21,7 +21,7 @@ CORES = (2, 4, 8, 16, 32, 64)
 def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale: float) -> str:
     """One sentence: the nearest way, the part of it that binds, and numbers with which the promise would be kept."""
     assert service.promise is not None
-    promise, candidate = service.promise, chosen[service.name]
+    promise, way = service.promise, _way(chosen, service)
     until_s = judge.until_s(1.0)
     said = judge.say(chosen, scale, SEARCH, 3, until_s)
     verdict = said.verdicts[service.name]
@@ -33,7 +33,7 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
         )
     if verdict.value_ms <= promise.latency_ms:
         return (
-            f"{service.name}: {candidate.label} keeps {promise.latency_ms:g} ms and is not as accurate as promised, or "
+            f"{service.name}: {way} keeps {promise.latency_ms:g} ms and is not as accurate as promised, or "
             "another service breaks beside it; unpin it, or promise less."
         )
     network = judge.factory.network
@@ -42,14 +42,14 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
     if verdict.value_ms == float("inf"):
         cause = exhausted(judge, chosen, service, said, scale)
         return (
-            f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest, and "
+            f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {way} comes nearest, and "
             f"{head} requests stay unanswered{f' for want of {cause}' if cause else ''}; "
             f"{f'it would hold with {_either(outs)}' if outs else 'ask less often, or with fewer devices'}."
         )
     span, ms = max(verdict.slow, key=lambda row: row[1])
     ways = _either([f"a promise of {ceil(verdict.value_ms * 1.02)} ms", *outs])
     return (
-        f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {candidate.label} comes nearest with "
+        f"{service.name}: nothing keeps {q} within {promise.latency_ms:g} ms; {way} comes nearest with "
         f"{verdict.value_ms:.3g} ms {head}, {ms:.3g} ms of it {named(network, service, span)}; "
         f"it would hold with {ways}."
     )
@@ -57,29 +57,25 @@ def limit(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale
 
 def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, scale: float) -> list[str]:
     """Changes of the network with which the promise is kept, each alone, the least that does it; tried in the twin."""
-    candidate, network = chosen[service.name], judge.factory.network
+    candidate, network = chosen.get(service.name), judge.factory.network
     until_s = judge.until_s(1.0)
 
-    def holds(changed: Network | None, one: Candidate = candidate) -> bool:
+    def holds(changed: Network | None, one: Candidate | None = candidate) -> bool:
         try:
-            said = judge.say({**chosen, service.name: one}, scale, SEARCH, 1, until_s, network=changed)
+            ways = chosen if one is None else {**chosen, service.name: one}
+            said = judge.say(ways, scale, SEARCH, 1, until_s, network=changed)
         except MacError:  # a cell has no scheduling request for one of its devices in so short a period
             return False
         return judge.keeps(said, [service.name])
 
     found = []
-    device = network.site(candidate.device_site)
-    if candidate.device_functions and device.speed < 1:
-
-        def faster(speed: float) -> Candidate:
-            return replace(candidate, device_seconds=candidate.device_seconds * device.speed / speed)
-
-        speed = _least(device.speed, 1.0, lambda x: holds(None, faster(x)))
-        if speed is not None:
-            found.append(f"a {device.name} of speed {_up(speed)}")
-    if not candidate.site:
-        return found
-    site = network.site(candidate.site)
+    if candidate is not None and candidate.device_functions:
+        found += _faster(candidate, network.site(candidate.device_site), lambda one: holds(None, one))
+        if not candidate.site:
+            return found
+    at_site = service.site if candidate is None else candidate.site
+    assert at_site is not None
+    site = network.site(at_site)
     if site.delay_ms > 0:
         near = _least(0.0, site.delay_ms, lambda cut: holds(_site(network, site.name, delay_ms=site.delay_ms - cut)))
         if near is not None:
@@ -101,6 +97,22 @@ def _ways_out(judge: Judge, chosen: Mapping[str, Candidate], service: Service, s
             found.append(f"{cores} cores at {site.name}")
             break
     return found
+
+
+def _faster(candidate: Candidate, device: Site, holds: Callable[[Candidate], bool]) -> list[str]:
+    """The least speed of the device with which the promise is kept, in words; none where no speed does."""
+    if device.speed >= 1:
+        return []
+
+    def of_speed(speed: float) -> Candidate:
+        return replace(candidate, device_seconds=candidate.device_seconds * device.speed / speed)
+
+    speed = _least(device.speed, 1.0, lambda x: holds(of_speed(x)))
+    return [] if speed is None else [f"a {device.name} of speed {_up(speed)}"]
+
+
+def _way(chosen: Mapping[str, Candidate], service: Service) -> str:
+    return chosen[service.name].label if service.name in chosen else f"the work it states, on {service.site},"
 
 
 def _either(ways: Sequence[str]) -> str:

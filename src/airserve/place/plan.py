@@ -85,11 +85,23 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What a Plan predicts of a Service that states its sizes and has a promise: there is nothing to choose."""
+
+    service: str
+    promise: Promise
+    predicted_ms: float
+    predicted_interval_ms: tuple[float, float]
+    kept: bool  # with the headroom on demand
+
+
+@dataclass(frozen=True)
 class Plan:
     """For every Service its Choice; the slice shares predicted; nothing kept means `limits` says what would free it."""
 
     description: str  # digest of the file planned for
     choices: tuple[Choice, ...]
+    foretold: tuple[Foretold, ...]
     shares_up: tuple[float, ...]  # of the PRBs, per slice in the network's order
     shares_down: tuple[float, ...]
     headroom: float
@@ -99,4 +111,4 @@ class Plan:
 
     @property
     def kept(self) -> bool:
-        return all(choice.kept for choice in self.choices)
+        return all(choice.kept for choice in self.choices) and all(one.kept for one in self.foretold)

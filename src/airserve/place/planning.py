@@ -42,6 +42,8 @@ def plan(
 ) -> Plan:
     """Choose variant, cut, encoding and sites for every Service with a model, pins respected.
 
+    The promise of a Service that states its sizes is judged as the others are, and no way that breaks it is chosen.
+
     Bytes and seconds are taken `headroom` higher when a promise is judged; predictions are without. Where nothing
     keeps a promise, the Choice is the way that comes nearest, `kept` is False and `limits` says what would free it.
     Raises `PlanError` for a pin or a promise that cannot be met by any simulation, `errors.UserError` otherwise.
@@ -60,6 +62,7 @@ def plan(
     return Plan(
         description=digest(factory, registry),
         choices=choices,
+        foretold=told.foretold(),
         shares_up=told.predicted.shares_up,
         shares_down=told.predicted.shares_down,
         headroom=headroom,

@@ -47,6 +47,7 @@ class Search:
         self.choose = planners[planner]
         self.scores = Scores(factory, known, registry)
         self.services = [service for service in factory.services if service.model is not None]
+        self.stated = [service for service in judge.promised if service.model is None]
         self.every: dict[str, list[Candidate]] = {}
         self.open: dict[str, list[Candidate]] = {}  # those that no rule refuses before a simulation
         self.refused: dict[str, dict[str, str]] = {}
@@ -111,7 +112,7 @@ class Search:
             cost=partial(self.cost, service),
             bound_ms=lambda one: self.bound(service, one).ms,
             promise_ms=service.promise.latency_ms,
-            judge=lambda one: self.judge.search({**others, service.name: one}, self.scale, service.name),
+            judge=lambda one: self.judge.search({**others, service.name: one}, self.scale, *watched),
             keeps=lambda told: self.judge.keeps(told, watched),
             accepted=lambda one: not self.accepted(service, one),
             dominates=dominates,
@@ -123,6 +124,7 @@ class Search:
         now = {service.name: self.first(service, self.open[service.name]) for service in self.services}
         told = self.judge.say(now, self.scale, *self.firm)
         kept = {service.name: self.judge.keeps(told, [service.name]) for service in self.services}
+        kept |= {service.name: self._keepable(service, now) for service in self.stated}
         for _ in range(ROUNDS):
             before = dict(now)
             for service in self.services:
@@ -134,6 +136,12 @@ class Search:
                 break
         together = self.judge.say(now, self.scale, *self.firm)
         return {name: (one, kept[name] and self.judge.keeps(together, [name])) for name, one in now.items()}
+
+    def _keepable(self, stated: Service, now: Mapping[str, Candidate]) -> bool:
+        """Whether a Service that states its sizes keeps its promise beside these ways, or those that send least."""
+        least = {one.name: min(self.open[one.name], key=_sent) for one in self.services}
+        said = (self.judge.say(ways, self.scale, *self.firm) for ways in (now, least))
+        return any(self.judge.keeps(one, [stated.name]) for one in said)
 
     @property
     def firm(self) -> tuple[int, int, float]:
@@ -147,3 +155,8 @@ class Search:
         if fair:
             return among[min(fair, key=lambda i: fair[i].verdicts[service.name].value_ms)]
         return self.first(service, among)
+
+
+def _sent(candidate: Candidate) -> float:
+    """Bytes of a request and its answer, on average."""
+    return float(candidate.bytes_up.mean() + candidate.bytes_down.mean()) if candidate.site else 0.0

@@ -234,7 +234,7 @@ class Balancer(Generic[Q]):
             self.counts.retries += 1
 
     async def _choose(self, tried: Sequence[_Place[Q]], until_s: float) -> _Place[Q]:
-        """A place that is in and was not tried yet, where there is one; where none is in, one may come back till then."""
+        """A place that is in and was not tried yet, where there is one; where none is in, one may come back by then."""
         while self.manner.probes and all(place.health.out for place in self._places):
             if (within_s := until_s - self._clock()) <= 0:
                 break
