@@ -115,6 +115,33 @@ def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
+def test_simulate_says_which_promise_would_not_be_kept(home, tmp_path):
+    """Of a service that states its sizes; its compute and the way to its site alone are 4 ms."""
+    file = tmp_path / "promised.yaml"
+    text = (
+        "network:\n  cells: [{name: hall}]\n  slices: [{name: all}]\n"
+        "  sites: [{name: mast, kind: edge, delay_ms: 1}]\nservices:\n"
+        "  - {name: meters, bytes_up: 300, bytes_down: 100, compute_ms: 2, site: mast, devices: 5, rate_hz: 10,\n"
+        "     slice: all, promise: {latency_ms: LATENCY, percentile: 90}}\n"
+    )
+    for latency_ms, status, words in [
+        (4, 1, "The promise would not be kept. meters: p90"),
+        (400, 0, "The promise would be kept."),
+    ]:
+        file.write_text(text.replace("LATENCY", str(latency_ms)))
+        run = airserve(home, "simulate", file, "--seconds", "10")
+        assert run.returncode == status, run.stderr
+        assert words in run.stdout.splitlines()[-1]
+        run = airserve(home, "simulate", file, "--seconds", "10", "--json")
+        assert run.returncode == status
+        promise = json.loads(run.stdout)["services"][0]["promise"]
+        assert (promise["promise_ms"], promise["percentile"], promise["kept"]) == (latency_ms, 90, status == 0)
+        assert 4 < promise["value_ms"] < 400
+    run = airserve(home, "simulate", file, "--seconds", "1")
+    assert run.returncode == 0
+    assert "Too few requests to judge the promise" in run.stdout.splitlines()[-1]
+
+
 def test_a_slice_is_booked_or_refused_with_what_could(home):
     """Minima of 20 and 30 % are taken: half of the cell is free, and the devices that it keeps can then be booked."""
     made = json.loads(airserve(home, "admit", FACTORY, "new", "--devices", 10, "--up-mbps", 2, "--json").stdout)

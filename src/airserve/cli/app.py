@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 KEPT, NOT_KEPT, BAD_INPUT, NO_PLAN, INVALID = range(5)
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+ANY_WIDTH = 10_000  # columns of a table that no terminal cuts
 
 out = Console()
 note = Console(stderr=True)
@@ -37,10 +39,11 @@ def show(data: Any) -> None:
 
 def rows(columns: list[str], lines: list[list[Any]], title: str | None = None) -> None:
     """A table on standard output, for people."""
-    table = Table(*columns, title=title, box=None, title_justify="left", header_style="dim", pad_edge=False)
+    headers = [Column(name, overflow="fold") for name in columns]
+    table = Table(*headers, title=title, box=None, title_justify="left", header_style="dim", pad_edge=False)
     for line in lines:
         table.add_row(*["" if cell is None else str(cell) for cell in line])
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else ANY_WIDTH)
 
 
 def digits(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from airserve.cli.app import File, Json, Seed, app, digits, out, rows, show
+from airserve.cli.app import KEPT, NOT_KEPT, File, Json, Seed, app, digits, out, rows, show
 
 command = partial(app.command, rich_help_panel="The network alone")
 
@@ -21,22 +21,32 @@ def simulate(
     html: Annotated[Path | None, typer.Option(help="Write a page with distributions by span and shares.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a description in the twin; the same seed gives the same, to the byte, but for how fast it ran."""
+    """Run a description in the twin, where a promise may fail (status 1); the same seed gives the same, to the byte."""
     from airserve.network import twin
     from airserve.place.description import read
     from airserve.place.planning import flows, known_or_planned
-    from airserve.web.simulation import contents, save
+    from airserve.web.simulation import contents, save, sentence
 
     factory = read(file)
     choices = known_or_planned(factory, file.stem, progress=not as_json)
     work = flows(factory, choices)
     outcome = twin.run(factory.network, work, until_s=seconds, seed=seed)
     found = outcome.summary()
-    if html is not None:
-        promises = {one.name: one.promise.plain() for one in factory.services if one.promise is not None}
-        save(contents(file.stem, factory.network, work, outcome, promises, seconds, seed), html)
+    promises = {one.name: one.promise.plain() for one in factory.services if one.promise is not None}
+    status, said = KEPT, ""
+    if html is not None or promises:
+        seen = contents(file.stem, factory.network, work, outcome, promises, seconds, seed)
+        headline, detail, state = sentence(seen)
+        if html is not None:
+            save(seen, html)
+        if promises:
+            status, said = NOT_KEPT if state == "broken" else KEPT, f"{headline} {detail}"
+        for one, service in zip(found["services"], seen["services"], strict=True):
+            if one["name"] in promises:
+                one["promise"] = {key: service[key] for key in ("promise_ms", "percentile", "value_ms", "kept")}
     if as_json:
-        return show({**found, "realtime_factor": round(outcome.realtime_factor, 1)})
+        show({**found, "realtime_factor": round(outcome.realtime_factor, 1)})
+        raise typer.Exit(status)
     absences = sorted({one for s in found["services"] for one, part in s["share_of_p99"].items() if part})
     rows(
         ["service", "sent", "answered", "p50 ms", "p90", "p99", "max", "power", *(f"{one} in p99" for one in absences)],
@@ -68,6 +78,9 @@ def simulate(
     out.print(f"{outcome.realtime_factor:.0f} times real time; simulated, no packet was sent")
     if html is not None:
         out.print(f"page: {html}", highlight=False, soft_wrap=True)
+    if said:
+        out.print(said, highlight=False, soft_wrap=True)
+    raise typer.Exit(status)
 
 
 @command()

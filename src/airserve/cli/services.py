@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,18 +128,20 @@ def top(
     """What a service does now, until Ctrl-C."""
     from rich.live import Live
 
-    from airserve.serve.watching import watch
+    from airserve.serve.watching import Row, watch
 
-    with Live(console=out, auto_refresh=False, transient=not once) as live:
-        for found in watch(url, key, every):
-            table = Table(
-                "model", "version", "a second", "failed a second", "queue ms", "compute ms", "in all", box=None
-            )
-            for row in found:
-                table.add_row(row.model, row.version, *map(digits, row[2:6]), str(row.answered))
-            live.update(table, refresh=True)
-            if once:
-                return
+    def seen(found: list[Row]) -> Table:
+        table = Table("model", "version", "a second", "failed a second", "queue ms", "compute ms", "in all", box=None)
+        for row in found:
+            table.add_row(row.model, row.version, *map(digits, row[2:6]), str(row.answered))
+        return table
+
+    looks = watch(url, key, every)
+    if once:
+        return out.print(seen(next(looks)))
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False, transient=True) as live:
+        for found in looks:
+            live.update(seen(found), refresh=True)
 
 
 @command()

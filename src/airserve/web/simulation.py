@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,6 +78,7 @@ def _service(flow: Flow, readings: Readings, said: dict[str, Any], promise: Prom
         "value_ms": round(value, 4) if np.isfinite(value) else None,
         "promise_ms": promise.latency_ms if promise else None,
         "least": promise.least if promise else None,
+        "kept": bool(value <= promise.latency_ms) if promise and len(answered) >= promise.least else None,
         "spans": [
             {**one, "mean": round(float(parts[:, k].mean()), 4) if len(parts) else None,
              "slow": slow.get((one["kind"], one["direction"], one["site"]))}
@@ -111,7 +112,7 @@ def _shares(values: Array, grid: Array, n: int) -> list[float]:
 
 def render(found: dict[str, Any]) -> str:
     """The page: all numbers in the HTML itself, charts by scripts that are pinned by hash, no request."""
-    headline, detail, state = _sentence(found)
+    headline, detail, state = sentence(found)
     tags = (found["name"], "twin", f"{found['seconds']:g} s", f"seed {found['seed']}")
     return page(
         "simulation",
@@ -135,12 +136,11 @@ def save(found: dict[str, Any], path: Path) -> Path:
     return write(render(found), path)
 
 
-def _sentence(found: dict[str, Any]) -> tuple[str, str, str]:
-    """What came out, in a sentence, what it rests on, and the verdict's state for the style sheet."""
+def sentence(found: dict[str, Any]) -> tuple[str, str, Literal["kept", "broken", "few"]]:
+    """What came out, in a sentence, what it rests on, and its state: the promises are kept, one is not, or unknown."""
     promised = [one for one in found["services"] if one["promise_ms"] is not None]
-    few = [one for one in promised if one["sent"] < one["least"]]
-    judged = [one for one in promised if one not in few]
-    broken = [one for one in judged if one["value_ms"] is None or one["value_ms"] > one["promise_ms"]]
+    few = [one for one in promised if one["kept"] is None]
+    broken = [one for one in promised if one["kept"] is False]
     sent = sum(one["sent"] for one in found["services"])
     answered = sum(one["answered"] for one in found["services"])
     rest = f"{words.count(answered)} of {words.count(sent)} requests were answered. Simulated: no packet was sent."
