@@ -188,7 +188,7 @@ def test_wanted_places_every_function_and_names_every_address(world: World) -> N
     ]
     assert found.air.tightest_ms == 60
     alone, sent, split = found.askers
-    assert (alone.to, alone.site, alone.air, alone.reference) == ("device", "", (), "")
+    assert (alone.to, alone.site, alone.air) == ("device", "", ())
     assert (sent.to, sent.site, sent.air, sent.compress, sent.encoded) == ("air", "mast", (0, 1, 2), True, False)
     assert (split.to, split.site, split.air) == ("device", "mast", (3, 4))
     assert from_plain(Deployment, json.loads(json.dumps(to_plain(found)))) == found
@@ -208,7 +208,9 @@ def test_services_on_one_device_are_channels_of_it(world: World) -> None:
     assert [Channel.model_validate(one).priority for one in air.channels] == [None, None, None, 1, 1]
 
 
-def test_wanted_without_labels_names_the_parent_as_reference(world: World) -> None:
+def test_wanted_names_the_original_whose_answers_are_compared(world: World) -> None:
+    found = wanted(world.factory, world.plan, registry=world.registry)
+    assert {asker.reference for asker in found.askers} == {str(world.registry.get("small").path)}
     model = world.registry.get("small")
     bare = world.registry.register("bare", model.path, samples=Samples(np.zeros((3, 16), np.float32)))
     choices = tuple(

@@ -30,12 +30,14 @@ from airserve.contract import (
 from airserve.model import Engine, Function, Samples, Tensor, save_samples
 from airserve.serve import driving
 from airserve.serve.asking import Asked, AskError, Voice, ask, schedule
-from airserve.serve.driving import Drive, DriveError, Score, Used
+from airserve.serve.comparing import Score, judge_drop, score
+from airserve.serve.driving import Drive, DriveError, Used
 from airserve.serve.joining import Crossings, join
 from airserve.timing import AirBytes, Timing, format_timing
 
 pytestmark = pytest.mark.realtime
 
+RNG = np.random.default_rng(0)
 Answer = Callable[[socket.socket, int], bool]  # with the number of the request; False: the connection is closed
 
 
@@ -227,9 +229,9 @@ def test_score_counts_distinct_samples_against_labels(graphs: dict[str, Path], t
     asked = Asked(np.arange(n) / 10, np.zeros(n, int), np.arange(n) % 20, np.zeros(n), np.zeros(n), np.ones(n, int))
     asked.done_s[20:30] = np.nan
     # rows 0 to 14 are labelled 1, 15 to 19 are labelled 0, and every answer is 1
-    assert driving.score(deployment.askers[0], voice.samples, asked) == Score("accuracy", 0.75, 20)
+    assert score(deployment.askers[0], voice.samples, asked, rng=RNG) == Score("accuracy", 0.75, 20)
     asked.answer[30:35] = 0  # rows 10 to 14 are right once and wrong once
-    assert driving.score(deployment.askers[0], voice.samples, asked).value == pytest.approx((10 + 5 * 0.5) / 20)
+    assert score(deployment.askers[0], voice.samples, asked, rng=RNG).value == pytest.approx((10 + 5 * 0.5) / 20)
 
 
 def test_one_number_is_scored_by_what_it_explains(graphs: dict[str, Path], tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_one_number_is_scored_by_what_it_explains(graphs: dict[str, Path], tmp_p
     asked = Asked(np.arange(n) / 10, np.zeros(n, int), np.arange(n) % 20, np.zeros(n), np.zeros(n), np.zeros(n))
     asked.answer[:] = labels[asked.row, 0] + 0.5
     asked.numbers = True
-    assert driving.score(deployment.askers[0], samples, asked) == Score("r2", 0.75, 20)
+    assert score(deployment.askers[0], samples, asked, rng=RNG) == Score("r2", 0.75, 20)
 
 
 def test_without_labels_the_reference_model_is_right(graphs: dict[str, Path], tmp_path: Path) -> None:
@@ -251,7 +253,48 @@ def test_without_labels_the_reference_model_is_right(graphs: dict[str, Path], tm
     outputs = Engine(graphs["whole"]).run([voice.samples.inputs])[0]
     asked.answer[:] = outputs.argmax(axis=1)[asked.row]
     asked.done_s[:] = 1.0
-    assert driving.score(deployment.askers[0], voice.samples, asked) == Score("agreement", 1.0, len(set(asked.row)))
+    found = score(deployment.askers[0], voice.samples, asked, rng=RNG)
+    assert found == Score("agreement", 1.0, len(set(asked.row)), 1.0, (0.0, 0.0))
+
+
+def test_a_drop_is_between_answers_to_the_same_samples(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """The original serves, so nothing falls, whichever rows the run asked and however few; every sample counts once."""
+    deployment = alone(graphs, tmp_path, 1)
+    asker = replace(deployment.askers[0], reference=str(graphs["whole"]))
+    samples = Voice(deployment, asker).samples
+    original = Engine(graphs["whole"]).run([samples.inputs])[0].argmax(axis=1)
+    row = np.array([3, 4, 7, 7, 16, 19])
+    asked = Asked(np.arange(6.0), np.zeros(6, int), row, np.zeros(6), np.ones(6), original[row].astype(float))
+    same = score(asker, samples, asked, rng=RNG)
+    assert samples.labels is not None
+    assert same.value == same.before == pytest.approx(np.mean((original == samples.labels)[[3, 4, 7, 16, 19]]))
+    assert (same.drop, same.drop_interval, same.n) == (0.0, (0.0, 0.0), 5)
+    asked.answer[:] = 2  # no label: all that the original had right is lost
+    lost = score(asker, samples, asked, rng=RNG)
+    assert lost.drop == lost.before == same.value
+    assert lost.drop_interval is not None
+    assert lost.drop_interval[0] <= lost.drop <= lost.drop_interval[1]
+    asked.done_s[:] = np.nan
+    assert score(asker, samples, asked, rng=RNG).before is None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "planned", "interval", "word"),
+    [
+        (None, 0.5, (0.4, 0.5), None),  # nothing was promised
+        (0.0, 0.0, (0.0, 0.0), "kept"),  # the original itself
+        (0.01, 0.0, (0.02, 0.1), "not kept"),  # whatever was planned
+        (0.01, 0.0, (0.0, 0.075), "kept"),  # one of 40 samples: the plan had more of them
+        (0.01, None, (0.0, 0.075), "too close to call"),
+        (0.01, 0.02, (0.0, 0.075), "too close to call"),
+        (0.01, 0.02, None, "not kept"),  # the run did not ask the original
+        (0.01, None, None, None),
+    ],
+)
+def test_a_promise_of_accuracy_is_judged_by_run_and_plan(
+    allowed: float | None, planned: float | None, interval: tuple[float, float] | None, word: str | None
+) -> None:
+    assert judge_drop(allowed, planned, Score("accuracy", 0.9, 40, 0.9, interval)) == word
 
 
 # -- joining ----------------------------------------------------------------------------------------------------------

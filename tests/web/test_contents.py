@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airserve.contract import Promise, Readings, Span
+from airserve.contract import Asker, Deployment, Promise, Readings, Span
 from airserve.errors import UserError
 from airserve.place.description import Factory
 from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
-from airserve.serve.driving import Drive, Score
-from airserve.web.contents import contents, emulation, keep, of_run, waterfall
+from airserve.serve.comparing import Score
+from airserve.serve.driving import Drive
+from airserve.web.contents import contents, emulation, keep, measured, of_run, waterfall
+from airserve.web.report import render
+from airserve.web.view import view
 
 PROMISE = Promise(latency_ms=50.0, percentile=90.0, max_accuracy_drop=0.01)
 SPANS = (Span("air", "up", "hall"), Span("compute", "", "mast"))
@@ -77,6 +80,10 @@ def driven(found: Readings) -> Drive:
     )  # fmt: skip
 
 
+def asker() -> Asker:
+    return Asker("look", "m", "", "", (), (), 5.0, "periodic", False, "air", "mast", "camera", PROMISE)
+
+
 def test_waterfall_is_the_mean_of_whole_requests() -> None:
     """Latencies 1 to 100: the median ones are ranks 46 to 55, those about p90 ranks 86 to 95."""
     rank = np.random.default_rng(0).permutation(100) + 1.0
@@ -103,7 +110,9 @@ def test_a_plan_alone_reports_no_measurement(factory: Factory) -> None:
     assert one["measured_ms"] is None
     assert one["sent"] is None
     assert one["kept"] is True
-    assert one["score"] == {"metric": "accuracy", "value": 0.9, "n": 100, "before": 0.9}
+    assert {key: one["score"][key] for key in ("metric", "value", "n", "before", "drop", "verdict")} == {
+        "metric": "accuracy", "value": 0.9, "n": 100, "before": 0.9, "drop": 0.0, "verdict": "kept",
+    }  # fmt: skip
     assert one["capacity"]["ms"] == [12.0, None]  # infinite: JSON has no word for it
     assert one["cdf"]["predicted"][-1] == 1.0
     assert one["cdf"]["measured"] is None
@@ -128,6 +137,24 @@ def test_a_run_is_reported_as_it_was(factory: Factory) -> None:
     at = np.searchsorted(one["cdf"]["ms"], 50.0)
     assert one["cdf"]["measured"][at] == pytest.approx(0.5, abs=0.01)
     json.dumps(said, allow_nan=False)
+
+
+def test_accuracy_is_part_of_the_promise(factory: Factory) -> None:
+    """A latency that is kept does not make up for answers that are wrong, in verdict, headline and exit status."""
+    made = planned(candidate("input", 0.01), 12.0)
+    run = driven(readings(np.full(200, 5.0), np.full(200, 5.0)))
+    wrong = replace(run, scores={"look": Score("accuracy", 0.5, 40, 0.925, (0.3, 0.6))})
+    said = contents("hall", factory, made, wrong)
+    one = said["services"][0]
+    assert (one["latency_verdict"], one["verdict"], one["kept"]) == ("kept", "not kept", False)
+    seen = view(said)
+    assert seen["headline"] == "look: promise not kept."
+    assert "accuracy 0.925 before, 0.500 now on the same 40 samples; drop 0.425 (0.300 to 0.600)" in seen["detail"]
+    assert "0.01 ✗ more than allowed" in render(said)
+    same = replace(run, scores={"look": Score("accuracy", 0.925, 40, 0.925, (0.0, 0.0))})
+    assert contents("hall", factory, made, same)["services"][0]["verdict"] == "kept"
+    told = measured(Deployment("hall", (), None, (asker(),)), wrong, made)["services"][0]
+    assert (told["kept"], told["score"]["drop"]) == (False, 0.425)
 
 
 def test_unanswered_requests_count_against_the_promise(factory: Factory) -> None:

@@ -118,14 +118,18 @@ def drive(
 ) -> None:
     """Let every device send its real inputs at its rate, and measure."""
     from airserve.place.deployment import folder, load, only
+    from airserve.place.planning import load as load_plan
     from airserve.registry import home
     from airserve.serve.driving import drive as ask
-    from airserve.web.contents import measured
+    from airserve.web.contents import PLAN, measured
+    from airserve.web.words import scored
 
     name = name or only(home())
+    deployment, run_dir = load(name, home()), folder(name, home())
+    made = load_plan(run_dir / PLAN)
     with bar(f"drive {name}", wanted=not as_json) as done:
-        ran = ask(load(name, home()), seconds=seconds, seed=seed, run_dir=folder(name, home()), progress=done.to)
-    found = measured(load(name, home()), ran)
+        ran = ask(deployment, seconds=seconds, seed=seed, run_dir=run_dir, progress=done.to)
+    found = measured(deployment, ran, made)
     if as_json:
         show(found)
     else:
@@ -135,6 +139,8 @@ def drive(
               f"p{s['percentile']:g} {digits(s['measured_ms'])} ms", f"{s['promise_ms']:g} ms", s["verdict"]]
              for s in found["services"]],
         )  # fmt: skip
+        for one in (s for s in found["services"] if s["score"]["value"] is not None):
+            out.print(f"{one['name']}: {scored(one)}", highlight=False)
         out.print(
             f"{found['invalid_why'] or 'The run is valid.'} Promised, predicted and measured: airserve report {name}"
         )

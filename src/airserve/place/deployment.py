@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from airserve.airlog import STATUS
 from airserve.contract import (
     Air,
@@ -162,17 +160,13 @@ def _route(chosen: Candidate, sites: dict[str, int], port: int, source: str) -> 
 
 def _asker(service: Service, chosen: Candidate, addresses: tuple[str, ...], registry: Registry) -> Asker:
     parent = registry.get(chosen.reference.partition("/")[0])
-    labelled = False
-    if parent.samples_path is not None:
-        with np.load(parent.samples_path, allow_pickle=False) as file:
-            labelled = "labels" in file.files
     first = (*chosen.device_functions, *chosen.site_functions)[0]
     assert service.promise is not None  # a service with a model has one
     return Asker(
         service=service.name,
         model=service.name,
         samples=str(parent.samples_path or ""),
-        reference="" if labelled else str(parent.path),
+        reference=str(parent.path),
         addresses=addresses,
         air=(),
         rate_hz=service.rate_hz,

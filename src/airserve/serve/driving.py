@@ -1,7 +1,7 @@
 """Drive a deployment: its devices ask with real samples at their rates, and every request becomes a Reading.
 
 The devices live in a process of their own, which wakes on time: `python -m airserve.serve.driving RUN_DIR SECONDS
-SEED`. Afterwards the answers are scored against labels, or where there are none against the reference model's own.
+SEED`. Afterwards the answers are scored, beside those of the original Model to the same samples.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from airserve import airlog, answers
+from airserve import airlog
 from airserve.contract import Asker, Deployment, Readings, Span, from_plain, to_plain
 from airserve.errors import UserError
 from airserve.linux import cores_awake, die_with_parent, run_as_others, run_on_time
-from airserve.model import Array, Engine, Samples
+from airserve.model import Array
 from airserve.serve.asking import Asked, Voice, ask, schedule
+from airserve.serve.comparing import Score, score
 from airserve.serve.joining import join
 
 PRIORITY = 5  # of SCHED_FIFO: below the relay, for the air comes first
@@ -36,15 +37,6 @@ DOWN, UP = 0, 1
 
 class DriveError(UserError):
     """A run that could not be made; the message is one sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How right the answers were, by a metric of answers.judge: against labels, else the reference model's answers."""
-
-    metric: str
-    value: float
-    n: int  # distinct samples that were answered
 
 
 @dataclass(frozen=True)
@@ -192,7 +184,7 @@ def measure(
     services = list(zip(deployment.askers, voices, asked, strict=True))
     return Drive(
         readings=readings,
-        scores={a.service: score(a, v.samples, one) for a, v, one in services},
+        scores={a.service: score(a, v.samples, one, rng=np.random.default_rng(seed)) for a, v, one in services},
         sent={a.service: len(one.sent_s) for a, _, one in services},
         answered={a.service: one.answered for a, _, one in services},
         failed={a.service: len(one.sent_s) - one.answered for a, _, one in services},
@@ -208,23 +200,6 @@ def measure(
         scheduling=scheduling,
         usage=usage,
     )
-
-
-def score(asker: Asker, samples: Samples, asked: Asked) -> Score:
-    """How right the answers to the distinct samples were; a sample counts once, its answers are averaged."""
-    if asker.reference:
-        engine = Engine(asker.reference)
-        wanted: Array = np.full(len(samples.inputs), -1.0)
-        for row in np.unique(asked.row):
-            wanted[row] = answers.read(engine.run([samples.inputs[row : row + 1]])[0][None])[0]
-    else:
-        assert samples.labels is not None
-        wanted = samples.labels
-    done = np.isfinite(asked.done_s)
-    rows, where, count = np.unique(asked.row[done], return_inverse=True, return_counts=True)
-    found = asked.answer[done] if asked.numbers else asked.answer[done].astype(np.int64)
-    metric, value = answers.judge(found, wanted[asked.row[done]], not asker.reference, 1 / count[where])
-    return Score(metric, value, len(rows))
 
 
 def _why_invalid(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from airserve.contract import Deployment, Promise, Readings, judge, percentile, to_plain
+from airserve.contract import Deployment, Promise, Readings, Word, judge, percentile, to_plain
 from airserve.errors import UserError
 from airserve.model import Array
 from airserve.network import twin
@@ -19,7 +19,8 @@ from airserve.place.description import Factory, Service
 from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
 from airserve.place.planning import flows
 from airserve.place.planning import load as load_plan
-from airserve.serve.driving import Drive, Score
+from airserve.serve.comparing import Score, judge_drop
+from airserve.serve.driving import Drive
 from airserve.serve.driving import load as load_drive
 
 FACTORY, PLAN = "factory.json", "plan.json"  # in a deployment's folder
@@ -78,8 +79,9 @@ def of_run(run_dir: Path) -> dict[str, Any]:
     return contents(run_dir.name, factory, load_plan(run_dir / PLAN), load_drive(run_dir))
 
 
-def measured(deployment: Deployment, drive: Drive) -> dict[str, Any]:
-    """What a run measured, before it is held against a plan."""
+def measured(deployment: Deployment, drive: Drive, plan: Plan) -> dict[str, Any]:
+    """What a run measured; of the plan, only what it knew of the scores is held against it."""
+    chosen = {choice.service: choice.chosen for choice in plan.choices}
     return {
         "name": deployment.name,
         "valid": drive.valid,
@@ -92,8 +94,8 @@ def measured(deployment: Deployment, drive: Drive) -> dict[str, Any]:
                 "name": asker.service,
                 "promise_ms": asker.promise.latency_ms,
                 "percentile": asker.promise.percentile,
-                "score": to_plain(drive.scores.get(asker.service)),
-                **_measured(drive.readings[asker.service], asker.promise, drive),
+                "max_accuracy_drop": asker.promise.max_accuracy_drop,
+                **_measured(drive.readings[asker.service], asker.promise, drive, chosen.get(asker.service)),
             }
             for asker in deployment.askers
         ],
@@ -158,18 +160,18 @@ def _service(service: Service, choice: Choice, predicted: Readings, drive: Drive
         "capacity": {
             key: [_number(row[i]) for row in choice.capacity] for i, key in enumerate(("devices", "ms", "low", "high"))
         },
-        "score": _score(chosen, drive.scores.get(service.name) if drive else None),
     }
     measured = drive.readings.get(service.name) if drive else None
-    said |= _measured(measured, promise, drive) if measured is not None and drive else _unmeasured(choice)
+    said |= _measured(measured, promise, drive, chosen) if measured is not None and drive else _unmeasured(choice)
     said["slow_ranks"] = list(_ranks(promise))
     said["waterfall"] = waterfall(predicted, measured, promise)
     said["cdf"] = _cdf(predicted, measured)
     return said
 
 
-def _measured(measured: Readings, promise: Promise, drive: Drive) -> dict[str, Any]:
+def _measured(measured: Readings, promise: Promise, drive: Drive, chosen: Candidate | None) -> dict[str, Any]:
     latency = measured.latency_ms
+    score = _score(promise, chosen, drive.scores.get(measured.service))
     judged = judge(latency, measured.sent_s, promise, np.random.default_rng(drive.seed))
     answered = measured.answered
     rows = np.flatnonzero(np.isfinite(latency))
@@ -181,8 +183,10 @@ def _measured(measured: Readings, promise: Promise, drive: Drive) -> dict[str, A
         "sent": len(latency),
         "answered": answered,
         "failed": len(latency) - answered,
-        "verdict": judged.word,
-        "kept": judged.word == "kept",
+        "verdict": (verdict := _both(judged.word, score["verdict"])),
+        "kept": verdict == "kept",
+        "latency_verdict": judged.word,
+        "score": score,
         "over_time": _over_time(measured, promise),
         "worst": []
         if worst is None
@@ -194,15 +198,37 @@ def _measured(measured: Readings, promise: Promise, drive: Drive) -> dict[str, A
     return said
 
 
-def _score(chosen: Candidate, measured: Score | None) -> dict[str, Any]:
-    """The score of the answers where there is a run, else the one that was planned with."""
-    planned = {"metric": chosen.metric, "value": chosen.score, "n": chosen.scored, "before": chosen.before}
-    return planned | to_plain(measured) if measured else planned
+def _score(promise: Promise, chosen: Candidate | None, measured: Score | None = None) -> dict[str, Any]:
+    """The scores before and now, on the same samples: those of the run where there is one, else those planned with."""
+    planned = _planned(chosen) if chosen else None
+    score = measured or planned
+    return {
+        "metric": score.metric if score else "",
+        "value": _number(score.value if score else None),
+        "n": score.n if score else None,
+        "before": _number(score.before if score else None),
+        "drop": _number(score.drop if score else None),
+        "drop_interval": _pair(score.drop_interval) if score and score.drop_interval else None,
+        "planned_drop": _number(planned.drop if planned else None),
+        "planned_n": planned.n if planned else None,
+        "verdict": judge_drop(promise.max_accuracy_drop, planned.drop if planned else None, measured),
+    }
+
+
+def _planned(chosen: Candidate) -> Score | None:
+    return None if chosen.score is None else Score(chosen.metric, chosen.score, chosen.scored, chosen.before)
+
+
+def _both(latency: Word, accuracy: Word | None) -> Word:
+    """The verdict on a promise of both: the worse of the two."""
+    order: tuple[Word, ...] = ("not kept", "too few requests", "too close to call", "kept")
+    return min(latency, accuracy or "kept", key=order.index)
 
 
 def _unmeasured(choice: Choice) -> dict[str, Any]:
     empty = ("measured_ms", "measured_interval_ms", "measured_p50_ms", "sent", "answered", "failed", "verdict")
-    return {**dict.fromkeys(empty), "kept": choice.kept, "over_time": None, "worst": []}
+    score = _score(choice.promise, choice.chosen)
+    return {**dict.fromkeys(empty), "kept": choice.kept, "score": score, "over_time": None, "worst": []}
 
 
 def _against_simple(cut_ms: float, choice: Choice) -> str:

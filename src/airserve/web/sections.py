@@ -93,14 +93,11 @@ def promises(services: Sequence[Plain]) -> Safe:
 
 
 def scores(services: Sequence[Plain]) -> Safe:
-    """The score of each Model before and after what was done to it, against the drop that is allowed."""
+    """The score of each Model as it was and as it runs, on the same samples, against the drop that is allowed."""
     rows = []
     for service in services:
         if (score := service["score"]) is None:
             continue
-        drop = None if score["before"] is None else score["before"] - score["value"]
-        allowed = service["max_accuracy_drop"]
-        verdict = "" if drop is None or allowed is None else "✓ within" if drop <= allowed + 1e-9 else "✗ passes"
         rows.append(
             [
                 service["name"],
@@ -108,14 +105,15 @@ def scores(services: Sequence[Plain]) -> Safe:
                 score["metric"],
                 words.score(score["before"]),
                 words.score(score["value"]),
-                "–" if drop is None else f"{drop:+.3f}".replace("-", "−"),
-                " ".join(filter(None, [words.plain(allowed), verdict])),
+                words.drop(score["drop"]),
+                words.drop_interval(score),
+                words.allowed(service),
                 words.count(score["n"]),
             ]
         )
     if not rows:
         return Safe('<p class="note">No service has a score.</p>')
-    head = ["service", "model", "metric", "#before", "#now", "#drop", "#allowed", "#samples"]
+    head = ["service", "model", "metric", "#before", "#now", "#drop", "#95 % interval", "#allowed", "#samples"]
     return table("Score before and after", head, rows)
 
 

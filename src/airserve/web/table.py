@@ -107,9 +107,8 @@ def _spaced(table: Table) -> Padding:
 def _print_service(service: Plain, console: Console, run: str = "") -> None:
     title = f"{run}: {service['name']}" if run else service["name"]
     console.print(Text.assemble((f"{title}: ", "bold"), service["why"] or service["placed"]))
-    if (score := service["score"]) is not None:
-        before, value = words.score(score["before"]), words.score(score["value"])
-        console.print(Text(f"{score['metric']} {before} before, {value} now, on {words.count(score['n'])} samples"))
+    if service["score"] is not None:
+        console.print(Text(words.scored(service)))
     if service["max_devices"] is not None:
         limit = f"; the limit there: {service['binds']}" if service["binds"] else ""
         now = words.count(service["devices"])

@@ -20,9 +20,13 @@ SERVICE: Plain = {
     "devices": None, "rate_hz": None, "promise_ms": None, "percentile": 99, "max_accuracy_drop": None,
     "predicted_ms": None, "predicted_interval_ms": None, "measured_ms": None, "measured_interval_ms": None,
     "measured_p50_ms": None, "sent": None, "answered": None, "failed": None, "verdict": None, "kept": None,
+    "latency_verdict": None,
     "why": "", "cost": None, "refused": [], "max_devices": None, "binds": "", "slow_ranks": None,
 }  # fmt: skip
-SCORE: Plain = {"metric": "", "value": None, "n": None, "before": None}
+SCORE: Plain = {
+    "metric": "", "value": None, "n": None, "before": None, "drop": None, "drop_interval": None, "planned_drop": None,
+    "planned_n": None, "verdict": None,
+}  # fmt: skip
 RUNNER_UP: Plain = {
     "label": "", "variant": "", "cut": "", "encoding": "", "sites": [], "predicted_ms": None,
     "predicted_interval_ms": None, "cost": None, "score": None, "why": "", "gain": "",
@@ -36,7 +40,7 @@ PLAN: Plain = {"seconds": None, "headroom": None, "limits": []}
 SLICE: Plain = {"name": "", "dedicated": None, "min": None, "max": None}
 SHARE: Plain = {"share_used": None, "predicted_share": None, "mbps": None, "per_s": []}
 
-POINTS = 11_500  # of all series together, so that a report stays far below 300 kB
+POINTS = 11_000  # of all series together, so that a report stays far below 300 kB
 LONGEST = 600  # points of one series: more than a panel has pixels for
 
 
@@ -88,7 +92,7 @@ def _service(given: Mapping[str, Any]) -> Plain:
     score = given.get("score")
     over_time, cdf, capacity = (given.get(key) or {} for key in ("over_time", "cdf", "capacity"))
     service |= {
-        "score": _known(score, SCORE) if score and score.get("value") is not None else None,
+        "score": _score(score) if score and score.get("value") is not None else None,
         "runners_up": [_known(one, RUNNER_UP) for one in given.get("runners_up") or []],
         "waterfall": [_known(span, SPAN) for span in given.get("waterfall") or []],
         "worst": [_known(span, SPAN) | {"ms": span.get("ms")} for span in given.get("worst") or []],
@@ -105,6 +109,13 @@ def _service(given: Mapping[str, Any]) -> Plain:
     service["placed"] = words.placed(service)
     service["guilty"] = words.guilty(service)
     return service
+
+
+def _score(given: Mapping[str, Any]) -> Plain:
+    score = _known(given, SCORE)
+    if score["drop"] is None and score["before"] is not None:
+        score["drop"] = score["before"] - score["value"]
+    return score
 
 
 def _foretell(service: Plain) -> None:

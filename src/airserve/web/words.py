@@ -85,6 +85,49 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def drop(value: float | None) -> str:
+    """How far a score fell.
+
+    >>> drop(0.025), drop(-0.01), drop(0.0)
+    ('0.025', '−0.010', '0.000')
+    """
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def drop_interval(score: Plain) -> str:
+    """Both ends of the interval of a drop that was measured."""
+    ends = score["drop_interval"]
+    return "–" if not ends or None in ends else f"{drop(ends[0])} to {drop(ends[1])}"
+
+
+def allowed(service: Plain) -> str:
+    """The drop that a promise allows, and whether it was kept.
+
+    >>> allowed({"max_accuracy_drop": 0.01, "score": {"verdict": "not kept"}})
+    '0.01 ✗ more than allowed'
+    """
+    if service["max_accuracy_drop"] is None:
+        return "–"
+    said = {"kept": " ✓ within", "not kept": " ✗ more than allowed", "too close to call": " ≈ too close to call"}
+    return plain(service["max_accuracy_drop"]) + said.get(service["score"]["verdict"], "")
+
+
+def scored(service: Plain) -> str:
+    """The score now and before, on the same samples, and the drop against what is allowed.
+
+    >>> score = {"metric": "accuracy", "before": 0.972, "value": 0.97, "n": 360, "drop": 0.002, "verdict": "kept"}
+    >>> scored({"max_accuracy_drop": 0.01, "score": score | {"drop_interval": [0.0, 0.006]}})
+    'accuracy 0.972 before, 0.970 now on the same 360 samples; drop 0.002 (0.000 to 0.006), allowed 0.01 ✓ within'
+    """
+    found = service["score"]
+    if found["before"] is None:
+        return f"{found['metric']} {score(found['value'])} on {count(found['n'])} samples"
+    text = f"{found['metric']} {score(found['before'])} before, {score(found['value'])} now"
+    fell = f"{drop(found['drop'])}" + (f" ({drop_interval(found)})" if found["drop_interval"] else "")
+    text += f" on the same {count(found['n'])} samples; drop {fell}"
+    return text if service["max_accuracy_drop"] is None else f"{text}, allowed {allowed(service)}"
+
+
 def signed(value: float | None) -> str:
     """A difference in ms with its sign.
 
@@ -227,9 +270,12 @@ def _line(service: Plain) -> str:
     if verdict == UNMEASURED:
         return f"{name}: {mark} predicted {predicted(service)} of {promised} promised."
     text = f"{name}: {mark} {measured(service)} of {promised} promised"
-    if verdict != "kept" and verdict != "not kept":
-        return f"{text}, {verdict}."
-    if verdict == "kept":
+    latency = service["latency_verdict"] or verdict
+    if latency not in ("kept", "not kept"):
+        text += f", {latency}"
+    if service["score"] and service["score"]["verdict"] in ("not kept", "too close to call"):
+        text += f"; {scored(service)}"
+    if latency != "not kept":
         return f"{text}."
     if service["failed"]:
         text += f"; {count(service['failed'])} of {count(service['sent'])} requests were not answered"
