@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from airserve.contract import (
     Readings,
     SiteProcess,
     Span,
+    to_plain,
 )
 from airserve.model import Engine, Function, Samples, Tensor, save_samples
 from airserve.serve import driving
@@ -202,6 +204,31 @@ def test_nobody_there_is_one_sentence(graphs: dict[str, Path], tmp_path: Path) -
     with pytest.raises(AskError, match=rf"cannot reach 127\.1\.8\.1:{port}.*is the deployment up\?"):
         run(deployment, 0.2)
     with pytest.raises(DriveError, match=r"does not answer.*is the deployment up\?"):
+        driving.drive(deployment, seconds=0.2, seed=0, run_dir=tmp_path)
+
+
+def test_a_deployment_is_driven_once_at_a_time(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """The second says so and leaves the first one's files alone; a drive that was killed locks nobody out."""
+    with socket.create_server(("127.1.8.1", 0)) as sock:
+        deployment = alone(graphs, tmp_path, sock.getsockname()[1])
+    code = (
+        "import sys, time, pathlib\nfrom airserve.serve import driving\n"
+        "driving._drive = lambda *_: (print('drives', flush=True), time.sleep(60))\n"
+        "from airserve.contract import *\n"
+        "deployment = from_plain(Deployment, driving._json(pathlib.Path(sys.argv[2])))\n"
+        "driving.drive(deployment, seconds=60, seed=0, run_dir=pathlib.Path(sys.argv[1]))"
+    )
+    (tmp_path / "wanted.json").write_text(json.dumps(to_plain(deployment)))
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "wanted.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "drives\n"
+        written = (tmp_path / "driven.json").stat().st_mtime_ns
+        with pytest.raises(DriveError, match="is being driven already"):
+            driving.drive(deployment, seconds=0.2, seed=0, run_dir=tmp_path)
+        assert (tmp_path / "driven.json").stat().st_mtime_ns == written
+        first.kill()
+    with pytest.raises(DriveError, match="does not answer"):
         driving.drive(deployment, seconds=0.2, seed=0, run_dir=tmp_path)
 
 

@@ -6,13 +6,15 @@ SEED`. Afterwards the answers are scored, beside those of the original Model to 
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,12 +83,33 @@ def drive(
     """Have the devices of every Asker ask for so long, and return what was measured.
 
     `run_dir` is the folder of the deployment, which is up; the run is saved there for `load`. `progress` is told the
-    seconds that have passed, of how many. Raises `DriveError`, one sentence, where the run could not be made.
+    seconds that have passed, of how many. Raises `DriveError`, one sentence, where the run could not be made: a
+    deployment is driven once at a time.
     """
     if not deployment.askers:
         raise DriveError(f"deployment {deployment.name} has nobody who asks; give it a service with a model.")
-    path = run_dir / "driven.json"
-    path.write_text(json.dumps(to_plain(deployment)), encoding="utf-8")
+    with _only_one(run_dir):
+        (run_dir / "driven.json").write_text(json.dumps(to_plain(deployment)), encoding="utf-8")
+        _drive(run_dir, seconds, seed, progress)
+        return load(run_dir)
+
+
+@contextmanager
+def _only_one(run_dir: Path) -> Iterator[None]:
+    """Hold a deployment's lock, which the kernel frees with this process. Raises `DriveError` where another has it."""
+    with open(run_dir / "drive.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DriveError(
+                f"{run_dir.name} is being driven already, and a second drive would add to the load that the first one "
+                "measures; wait until that has ended."
+            ) from None
+        yield
+
+
+def _drive(run_dir: Path, seconds: float, seed: int, progress: Callable[[float, float], None] | None) -> None:
+    """The run itself, in a process of its own that saves it."""
     command = [sys.executable, "-m", "airserve.serve.driving", str(run_dir), str(seconds), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -101,7 +124,6 @@ def drive(
             raise
     if process.returncode:
         raise DriveError(said[-1] if said else f"the driver ended with status {process.returncode}.")
-    return load(run_dir)
 
 
 def load(run_dir: Path, number: int | None = None) -> Drive:
