@@ -455,7 +455,7 @@ def test_a_run_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     made = Drive(
         {"m": readings}, {"m": Score("accuracy", 0.5, 2)}, {"m": 2}, {"m": 1}, {"m": 1}, {"m": {"it broke": 1}},
         3.0, 4, 0.1, 0.2, 0, {"m": 0.0}, False, "it is a test.", {"driver": "SCHED_OTHER"},
-        {"all": {"up": Used(0.5, 1.0, (0.4, 0.6)), "down": Used(0.0, 0.0, ())}},
+        {"all": {"up": Used(0.5, 1.0, (0.4, 0.6)), "down": Used(0.0, 0.0, ())}}, "a plan's digest",
     )  # fmt: skip
     with pytest.raises(DriveError, match="holds no run"):
         driving.load(tmp_path)

@@ -15,7 +15,7 @@ from airserve.errors import UserError
 from airserve.place.description import Factory
 from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
 from airserve.serve.comparing import Score
-from airserve.serve.driving import Drive
+from airserve.serve.driving import Drive, digest, save
 from airserve.web.contents import contents, emulation, keep, measured, of_run, waterfall
 from airserve.web.report import render
 from airserve.web.view import view
@@ -193,6 +193,25 @@ def test_what_is_kept_is_reported_later(factory: Factory, tmp_path: Path) -> Non
     keep(tmp_path, factory, planned(candidate("input", 0.01), 12.0))
     with pytest.raises(UserError, match="airserve drive"):
         of_run(tmp_path)
+
+
+def test_a_run_is_reported_against_its_own_plan(factory: Factory, tmp_path: Path) -> None:
+    """Not against the promise of a later one; when the earlier plan is started again, its run counts again."""
+    first, second = planned(candidate("input", 0.01), 12.0), planned(candidate("none", 0.01), 40.0)
+    run = driven(readings(np.full(200, 5.0), np.full(200, 5.0)))
+    keep(tmp_path, factory, first)
+    save(replace(run, seed=1), tmp_path)  # of an earlier version: it does not say which plan it ran
+    with pytest.raises(UserError, match="not measured since this plan was started: its last run, drive-001, is of"):
+        of_run(tmp_path)
+    save(replace(run, seed=2, plan=digest(tmp_path)), tmp_path)
+    assert of_run(tmp_path)["seed"] == 2
+    keep(tmp_path, factory, second)
+    with pytest.raises(UserError, match=f"drive-002, .*run `airserve drive {tmp_path.name}`"):
+        of_run(tmp_path)
+    save(replace(run, seed=3, plan=digest(tmp_path)), tmp_path)
+    assert of_run(tmp_path)["seed"] == 3
+    keep(tmp_path, factory, first)
+    assert of_run(tmp_path)["seed"] == 2
 
 
 def test_an_invalid_run_says_why(factory: Factory) -> None:

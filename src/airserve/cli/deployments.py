@@ -120,8 +120,9 @@ def drive(
     from airserve.place.deployment import folder, load, only
     from airserve.place.planning import load as load_plan
     from airserve.registry import home
+    from airserve.serve.driving import PLAN
     from airserve.serve.driving import drive as ask
-    from airserve.web.contents import PLAN, measured
+    from airserve.web.contents import measured
     from airserve.web.words import scored
 
     name = name or only(home())

@@ -7,6 +7,7 @@ SEED`. Afterwards the answers are scored, beside those of the original Model to 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ LATE = 0.1  # of a promise: where what this machine adds is more, at the percent
 UNEXPLAINED = 0.001  # of the answered requests: where more have no account of their time, the run is invalid
 LOG_S = 5.0  # to wait for the relay's log; it is written each second
 DOWN, UP = 0, 1
+FACTORY, PLAN = "factory.json", "plan.json"  # what a deployment was made from, in its folder
 
 
 class DriveError(UserError):
@@ -70,6 +72,7 @@ class Drive:
     invalid_why: str
     scheduling: dict[str, str] = field(default_factory=dict)  # what relay, driver and cores obtained
     usage: dict[str, dict[str, Used]] = field(default_factory=dict)
+    plan: str = ""  # digest of the description and plan that were run, "" where none was kept
 
 
 def drive(
@@ -149,6 +152,28 @@ def load(run_dir: Path, number: int | None = None) -> Drive:
         name: {way: from_plain(Used, used) for way, used in ways.items()} for name, ways in plain["usage"].items()
     }
     return Drive(readings=readings, **plain)
+
+
+def of_plan(run_dir: Path) -> Drive:
+    """The last run of the plan that a deployment's folder holds. Raises `DriveError` where there is none."""
+    found, plan = _saved(run_dir), digest(run_dir)
+    for number in reversed(found):
+        if plan and _json(run_dir / f"drive-{number:03d}.json").get("plan") == plan:
+            return load(run_dir, number)
+    if not found:
+        return load(run_dir)
+    raise DriveError(
+        f"{run_dir.name} was not measured since this plan was started: its last run, drive-{found[-1]:03d}, is of "
+        f"another plan or does not say of which; run `airserve drive {run_dir.name}`."
+    )
+
+
+def digest(run_dir: Path) -> str:
+    """SHA-256 of the description and the plan that a deployment's folder holds, "" where it holds none."""
+    files = [run_dir / FACTORY, run_dir / PLAN]
+    if not all(path.is_file() for path in files):
+        return ""
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def save(run: Drive, run_dir: Path) -> Path:
@@ -332,9 +357,9 @@ def main(arguments: Sequence[str]) -> int:
     run_dir, seconds, seed = Path(arguments[0]), float(arguments[1]), int(arguments[2])
     die_with_parent(os.getppid())
     try:
-        deployment = from_plain(Deployment, _json(run_dir / "driven.json"))
+        deployment, plan = from_plain(Deployment, _json(run_dir / "driven.json")), digest(run_dir)
         run = measure(deployment, seconds=seconds, seed=seed, run_dir=run_dir, progress=lambda s: print(s, flush=True))
-        save(run, run_dir)
+        save(replace(run, plan=plan), run_dir)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

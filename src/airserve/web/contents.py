@@ -20,10 +20,8 @@ from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
 from airserve.place.planning import flows
 from airserve.place.planning import load as load_plan
 from airserve.serve.comparing import Score, judge_drop
-from airserve.serve.driving import Drive
-from airserve.serve.driving import load as load_drive
+from airserve.serve.driving import FACTORY, PLAN, Drive, of_plan
 
-FACTORY, PLAN = "factory.json", "plan.json"  # in a deployment's folder
 PREDICTION_SEED = 1_000_003  # the waterfall's twin run: channel and arrivals that no measured run has
 SHARED = "the MAC and the radio traces' statistics"
 NOT_SHARED = "engine, sockets, processes, arrivals and the seeds of the channel"
@@ -72,11 +70,11 @@ def keep(run_dir: Path, factory: Factory, plan: Plan) -> None:
 
 
 def of_run(run_dir: Path) -> dict[str, Any]:
-    """The report of a deployment's last run. Raises `UserError` where it has none."""
+    """The report of the last run of a deployment's plan. Raises `UserError` where it has none."""
     if not (run_dir / FACTORY).exists():
         raise UserError(f"{run_dir.name} was never brought up; airserve up FILE, then airserve drive {run_dir.name}.")
     factory = Factory.model_validate_json((run_dir / FACTORY).read_bytes())
-    return contents(run_dir.name, factory, load_plan(run_dir / PLAN), load_drive(run_dir))
+    return contents(run_dir.name, factory, load_plan(run_dir / PLAN), of_plan(run_dir))
 
 
 def measured(deployment: Deployment, drive: Drive, plan: Plan) -> dict[str, Any]:
