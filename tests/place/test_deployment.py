@@ -445,6 +445,20 @@ def test_children_die_with_a_killed_supervisor_and_down_cleans_up(world: World) 
     assert processes(again.run_dir) == []
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])
+def test_a_damaged_file_is_one_sentence_and_does_not_stop_down(world: World, damage: bytes) -> None:
+    home = world.registry.home
+    running = up(one_process("damaged", world, free_port()), home)
+    (running.run_dir / "state.json").write_bytes(damage)
+    with pytest.raises(DeploymentError, match=r"state\.json is damaged .*airserve down damaged, then airserve up FILE"):
+        status("damaged", home)
+    assert down("damaged", home)
+    assert processes(running.run_dir) == []
+    (running.run_dir / "deployment.json").write_bytes(damage)
+    with pytest.raises(DeploymentError, match=r"deployment\.json is damaged"):
+        place.load("damaged", home)
+
+
 def test_down_does_not_touch_a_stranger_with_the_number_of_a_dead_supervisor(world: World) -> None:
     home = world.registry.home
     run_dir = place.folder("stale", home)

@@ -214,6 +214,33 @@ def test_a_run_is_reported_against_its_own_plan(factory: Factory, tmp_path: Path
     assert of_run(tmp_path)["seed"] == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("factory.json", r"factory\.json is not a saved description .*airserve up FILE"),
+        ("plan.json", r"plan\.json is not a saved plan .*airserve plan FILE"),
+        (
+            "drive-001.json",
+            r"drive-001\.json is not a saved run .*move drive-001\.\* away, or drive again",
+        ),
+        ("drive-001.npz", r"drive-001\.npz is not a saved run .*airserve drive"),
+    ],
+)
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_file_is_one_sentence(
+    factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, says: str, damage: bytes
+) -> None:
+    keep(tmp_path, factory, planned(candidate("input", 0.01), 12.0))
+    plan = digest(tmp_path)
+    save(replace(driven(readings([1.0], [1.0])), plan=plan), tmp_path)
+    monkeypatch.setattr("airserve.serve.driving.digest", lambda _: plan)
+    (tmp_path / file).write_bytes(damage)
+    says = "not measured since" if (file, damage) == ("drive-001.json", b"{}") else says  # a run that names no plan
+    with pytest.raises(UserError, match=says) as told:
+        of_run(tmp_path)
+    assert "\n" not in str(told.value)
+
+
 def test_an_invalid_run_says_why(factory: Factory) -> None:
     run = replace(driven(readings([1.0], [1.0])), valid=False, invalid_why="the relay was late")
     said = contents("hall", factory, planned(candidate("input", 0.01), 12.0), run)

@@ -234,7 +234,7 @@ def status(name: str, home: Path) -> dict[str, Any]:
     state = _state(run_dir) if pid is not None else {}
     air = None
     if pid is not None and (run_dir / STATUS).exists():
-        air = json.loads((run_dir / STATUS).read_bytes())
+        air = _read(run_dir / STATUS)
     return {
         "name": name,
         "up": pid is not None,
@@ -250,7 +250,10 @@ def load(name: str, home: Path) -> Deployment:
     path = folder(name, home) / DEPLOYMENT
     if not path.exists():
         raise Unknown("deployment", name, names(home), "Start one with `airserve up`.")
-    return from_plain(Deployment, json.loads(path.read_bytes()))
+    try:
+        return from_plain(Deployment, _read(path))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(path, error) from None
 
 
 def names(home: Path) -> list[str]:
@@ -325,17 +328,36 @@ def _wait(run_dir: Path, pid: int, digest: str, progress: Progress | None) -> No
 
 def _state(run_dir: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run_dir / STATE).read_bytes())
+        return _read(run_dir / STATE)
     except FileNotFoundError:
         return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of a deployment's folder. Raises `DeploymentError` where it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, TypeError(f"it holds a {type(found).__name__}"))
     return found
+
+
+def _damaged(path: Path, error: Exception) -> DeploymentError:
+    name = path.parent.name
+    return DeploymentError(
+        f"{path} is damaged ({str(error)[:80]}); start the deployment again: airserve down {name}, then "
+        "airserve up FILE."
+    )
 
 
 def _supervisor(run_dir: Path) -> int | None:
     """The living supervisor of a folder; the file that names it may be of another life, so the process is looked at."""
-    me = _state(run_dir).get("supervisor", {})
-    if me and born(me["pid"]) == me["born"] and _ours(me["pid"], run_dir) == SUPERVISOR:
-        return int(me["pid"])
+    with suppress(DeploymentError, KeyError, TypeError):  # a damaged file names nobody
+        me = _state(run_dir)["supervisor"]
+        if born(me["pid"]) == me["born"] and _ours(me["pid"], run_dir) == SUPERVISOR:
+            return int(me["pid"])
     return next(iter(_processes(run_dir, {SUPERVISOR})), None)
 
 

@@ -14,6 +14,8 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,7 @@ LATE = 0.1  # of a promise: where what this machine adds is more, at the percent
 UNEXPLAINED = 0.001  # of the answered requests: where more have no account of their time, the run is invalid
 LOG_S = 5.0  # to wait for the relay's log; it is written each second
 DOWN, UP = 0, 1
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 FACTORY, PLAN = "factory.json", "plan.json"  # what a deployment was made from, in its folder
 
 
@@ -137,8 +140,15 @@ def load(run_dir: Path, number: int | None = None) -> Drive:
         raise DriveError(f"{run_dir} holds {which}; make one with `airserve drive`.")
     number = max(found) if number is None else number
     stem = run_dir / f"drive-{number:03d}"
-    plain = json.loads(stem.with_suffix(".json").read_bytes())
-    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
+    plain = _record(stem.with_suffix(".json"))
+    try:
+        return _run(plain, stem.with_suffix(".npz"))
+    except DAMAGE as error:
+        raise _damaged(stem.with_suffix(".npz"), error) from None
+
+
+def _run(plain: dict[str, Any], arrays: Path) -> Drive:
+    with np.load(arrays, allow_pickle=False) as file:
         readings = {
             service: Readings(
                 service,
@@ -154,11 +164,29 @@ def load(run_dir: Path, number: int | None = None) -> Drive:
     return Drive(readings=readings, **plain)
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """What stands in a run's JSON. Raises `DriveError` where it cannot be read."""
+    try:
+        plain = _json(path)
+    except DAMAGE as error:
+        raise _damaged(path, error) from None
+    if not isinstance(plain, dict):
+        raise _damaged(path, TypeError(f"it holds a {type(plain).__name__}"))
+    return plain
+
+
+def _damaged(path: Path, error: Exception) -> DriveError:
+    return DriveError(
+        f"{path} is not a saved run ({str(error)[:80]}); move drive-{path.stem[6:]}.* away, or drive again: "
+        f"airserve drive {path.parent.name}."
+    )
+
+
 def of_plan(run_dir: Path) -> Drive:
     """The last run of the plan that a deployment's folder holds. Raises `DriveError` where there is none."""
     found, plan = _saved(run_dir), digest(run_dir)
     for number in reversed(found):
-        if plan and _json(run_dir / f"drive-{number:03d}.json").get("plan") == plan:
+        if plan and _record(run_dir / f"drive-{number:03d}.json").get("plan") == plan:
             return load(run_dir, number)
     if not found:
         return load(run_dir)

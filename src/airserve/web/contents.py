@@ -73,7 +73,13 @@ def of_run(run_dir: Path) -> dict[str, Any]:
     """The report of the last run of a deployment's plan. Raises `UserError` where it has none."""
     if not (run_dir / FACTORY).exists():
         raise UserError(f"{run_dir.name} was never brought up; airserve up FILE, then airserve drive {run_dir.name}.")
-    factory = Factory.model_validate_json((run_dir / FACTORY).read_bytes())
+    try:
+        factory = Factory.model_validate_json((run_dir / FACTORY).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{run_dir / FACTORY} is not a saved description ({str(error).splitlines()[0][:80]}); start it again: "
+            "airserve up FILE."
+        ) from None
     return contents(run_dir.name, factory, load_plan(run_dir / PLAN), of_plan(run_dir))
 
 
