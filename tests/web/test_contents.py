@@ -147,6 +147,7 @@ def test_accuracy_is_part_of_the_promise(factory: Factory) -> None:
     said = contents("hall", factory, made, wrong)
     one = said["services"][0]
     assert (one["latency_verdict"], one["verdict"], one["kept"]) == ("kept", "not kept", False)
+    assert (one["score"]["planned_value"], one["score"]["planned_n"]) == (0.9, 100)  # as the runners-up are scored
     seen = view(said)
     assert seen["headline"] == "look: promise not kept."
     assert "accuracy 0.925 before, 0.500 now on the same 40 samples; drop 0.425 (0.300 to 0.600)" in seen["detail"]

@@ -213,6 +213,7 @@ def _score(promise: Promise, chosen: Candidate | None, measured: Score | None = 
         "before": _number(score.before if score else None),
         "drop": _number(score.drop if score else None),
         "drop_interval": _pair(score.drop_interval) if score and score.drop_interval else None,
+        "planned_value": _number(planned.value if planned else None),
         "planned_drop": _number(planned.drop if planned else None),
         "planned_n": planned.n if planned else None,
         "verdict": judge_drop(promise.max_accuracy_drop, planned.drop if planned else None, measured),

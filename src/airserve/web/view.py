@@ -24,8 +24,8 @@ SERVICE: Plain = {
     "why": "", "cost": None, "refused": [], "max_devices": None, "binds": "", "slow_ranks": None,
 }  # fmt: skip
 SCORE: Plain = {
-    "metric": "", "value": None, "n": None, "before": None, "drop": None, "drop_interval": None, "planned_drop": None,
-    "planned_n": None, "verdict": None,
+    "metric": "", "value": None, "n": None, "before": None, "drop": None, "drop_interval": None, "planned_value": None,
+    "planned_drop": None, "planned_n": None, "verdict": None,
 }  # fmt: skip
 RUNNER_UP: Plain = {
     "label": "", "variant": "", "cut": "", "encoding": "", "sites": [], "predicted_ms": None,

@@ -22,7 +22,7 @@ export function plan(element, service) {
 export function planRows(service) {
   const predicted = (one) => (one.judged_by === "bound" ? "≥ " : "") + ms(one.predicted_ms, Boolean(one.predicted_interval_ms));
   const number = (value, digits) => (known(value) ? (digits ? value.toFixed(digits) : String(value)) : "–");
-  const score = service.score ? number(service.score.value, 3) : "–";
+  const score = service.score ? number(service.score.planned_value ?? service.score.value, 3) : "–";
   return [
     HEAD,
     [`chosen: ${service.placed}`, predicted(service), interval(service.predicted_interval_ms), number(service.cost), score,
