@@ -152,6 +152,14 @@ def test_a_slice_is_booked_or_refused_with_what_could(home):
     assert f"50 % are free; 50 % could be booked, for {int(50 * part / 2)} devices." in " ".join(refused.stderr.split())
 
 
+def test_status_writes_addresses_as_people_do(capsys):
+    from airserve.cli.deployments import _status
+
+    unit = {"state": "ready", "error": "", "addresses": ["127.1.0.1:7800", "127.1.0.1:7801"]}
+    _status({"name": "hall", "up": True, "units": {"scanner-1": unit}}, False)
+    assert "127.1.0.1:7800, 127.1.0.1:7801" in capsys.readouterr().out
+
+
 def test_schema_is_json(home):
     assert "properties" in json.loads(airserve(home, "schema").stdout)
 

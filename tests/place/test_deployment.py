@@ -385,6 +385,16 @@ def test_down_leaves_no_process_and_may_be_said_twice(world: World) -> None:
         status("brif", home)
 
 
+def test_status_lists_processes_as_people_count(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = place.folder("many", tmp_path)
+    run_dir.mkdir(parents=True)
+    (run_dir / "deployment.json").write_text("{}")
+    keys = ["@air", "closet", "scanner-1", "scanner-10", "scanner-2"]  # as the supervisor has them
+    (run_dir / "state.json").write_text(json.dumps({"units": {key: {"state": "ready"} for key in keys}}))
+    monkeypatch.setattr(place, "_supervisor", lambda _: 1)
+    assert list(status("many", tmp_path)["units"]) == ["@air", "closet", "scanner-1", "scanner-2", "scanner-10"]
+
+
 def test_the_only_deployment_needs_no_name(world: World, tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match="start one with"):
         place.only(tmp_path)

@@ -15,7 +15,7 @@ from airserve.errors import UserError
 from airserve.place.description import Factory
 from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
 from airserve.serve.comparing import Score
-from airserve.serve.driving import Drive, digest, save
+from airserve.serve.driving import Drive, Used, digest, save
 from airserve.web.contents import contents, emulation, keep, measured, of_run, waterfall
 from airserve.web.report import render
 from airserve.web.view import view
@@ -93,6 +93,13 @@ def test_waterfall_is_the_mean_of_whole_requests() -> None:
     assert [row["median_ms"] for row in rows] == pytest.approx([50.5 / 4, 50.5 * 3 / 4])
     assert [row["slow_ms"] for row in rows] == pytest.approx([90.5 / 4, 90.5 * 3 / 4])
     assert [row["predicted_slow_ms"] for row in rows] == [row["slow_ms"] for row in rows]
+
+
+def test_rates_are_as_simulate_has_them(factory: Factory) -> None:
+    used = {"all": {way: Used(0.1, 0.0970754, (0.1,)) for way in ("up", "down")}}
+    run = replace(driven(readings([1.0], [1.0])), usage=used)
+    said = contents("hall", factory, planned(candidate("input", 0.01), 12.0), run)
+    assert [said["slices"][0][way]["mbps"] for way in ("up", "down")] == [0.097, 0.097]
 
 
 def test_waterfall_leaves_out_who_was_not_answered() -> None:

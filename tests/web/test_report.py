@@ -24,6 +24,7 @@ from airserve.web import bundle
 from airserve.web.report import render, save
 from airserve.web.sections import at_quantile
 from airserve.web.view import view
+from airserve.web.words import ms, signed
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -323,6 +324,15 @@ def test_a_browser_draws_every_panel(tmp_path: Path, verdicts: dict[str, Any]) -
     cards = [value for name, value in drawn.attributes if name == "value"]
     assert cards == ["inspect", "guide", "meters", "safety-stop", "pinned cut/recognise"]
     assert "Where the milliseconds go meters" in drawn.text
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here: the page's script is not run")
+@pytest.mark.parametrize("value", [31.24, 248.4, 0.0432, 0.0, 0.0004, 0.0996, -0.04])
+def test_the_page_and_the_terminal_write_a_latency_alike(tmp_path: Path, value: float) -> None:
+    module = tmp_path / "words.mjs"
+    module.write_text(bundle.source("words.js") + f"\nconsole.log(ms({value}), signed({value}));\n")
+    done = subprocess.run(["node", str(module)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [ms(value), signed(value)]
 
 
 def span(slow_ms: float, predicted_slow_ms: float | None) -> dict[str, Any]:

@@ -211,7 +211,12 @@ def _status(found: dict[str, Any], as_json: bool) -> None:
     out.print(f"{found['name']}: {'up' if found['up'] else 'down'}, {len(found['units'])} processes", highlight=False)
     if found["units"]:
         columns = list(dict.fromkeys(key for unit in found["units"].values() for key in unit if key != "error"))
-        rows(["process", *columns], [[key, *(unit.get(c) for c in columns)] for key, unit in found["units"].items()])
+        lines = [[key, *(_cell(unit.get(c)) for c in columns)] for key, unit in found["units"].items()]
+        rows(["process", *columns], lines)
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _report(found: dict[str, Any], as_json: bool, to: Path | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -240,9 +241,18 @@ def status(name: str, home: Path) -> dict[str, Any]:
         "up": pid is not None,
         "supervisor": pid,
         "run_dir": str(run_dir),
-        "units": state.get("units", {}),
+        "units": dict(sorted(state.get("units", {}).items(), key=lambda unit: _natural(unit[0]))),
         "air": air,
     }
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """For sorting: numbers in a name count as numbers.
+
+    >>> sorted(["scanner-10", "scanner-2", "closet"], key=_natural)
+    ['closet', 'scanner-2', 'scanner-10']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 def load(name: str, home: Path) -> Deployment:

@@ -337,7 +337,7 @@ def _slices(factory: Factory, outcome: Outcome, drive: Drive | None) -> list[dic
         for way in ("up", "down"):
             twins = outcome.slices[index][way]
             used = to_plain(drive.usage[one.name][way]) if drive and one.name in drive.usage else twins
-            row[way] = {**used, "predicted_share": twins["share_used"]}
+            row[way] = {**used, "mbps": _number(used["mbps"]), "predicted_share": twins["share_used"]}
         rows.append(row)
     return rows
 

@@ -41,11 +41,16 @@ def word(service: Plain) -> str:
 def ms(value: float | None, infinite: bool = False) -> str:
     """A latency in ms as text; `infinite` says that None stands for requests that were not answered.
 
-    >>> ms(31.24), ms(248.4), ms(None), ms(None, infinite=True)
-    ('31.2', '248', '–', '∞')
+    >>> ms(31.24), ms(248.4), ms(0.0432), ms(None), ms(None, infinite=True)
+    ('31.2', '248', '0.043', '–', '∞')
     """
     if value is None:
         return "∞" if infinite else "–"
+    short = round(value, 3)
+    return f"{short:g}" if 0 < abs(short) < 0.1 else _tenths(value)
+
+
+def _tenths(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
@@ -136,7 +141,7 @@ def signed(value: float | None) -> str:
     """
     if value is None:
         return "–"
-    return f"{'−' if value <= -0.05 else '+'}{ms(abs(value))}"
+    return f"{'−' if value <= -0.05 else '+'}{_tenths(abs(value))}"
 
 
 def interval(low_high: Sequence[float | None] | None) -> str:

@@ -10,11 +10,16 @@ export function known(value) {
 // A latency in ms; `infinite`: null stands for requests that were not answered.
 export function ms(value, infinite = false) {
   if (!known(value)) return infinite ? "∞" : "–";
+  const short = Number(value.toFixed(3));
+  return short && Math.abs(short) < 0.1 ? String(short) : tenths(value);
+}
+
+function tenths(value) {
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(1);
 }
 
 export function signed(value) {
-  return known(value) ? (value <= -0.05 ? "−" : "+") + ms(Math.abs(value)) : "–";
+  return known(value) ? (value <= -0.05 ? "−" : "+") + tenths(Math.abs(value)) : "–";
 }
 
 export function count(value) {
