@@ -24,7 +24,7 @@ from airserve.web import bundle
 from airserve.web.report import render, save
 from airserve.web.sections import at_quantile
 from airserve.web.view import view
-from airserve.web.words import ms, signed
+from airserve.web.words import SEEDS, ms, signed
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,6 +86,7 @@ def test_the_verdict_and_all_numbers_stand_in_the_html(report: dict[str, Any]) -
     for line in report["emulation"]:
         assert line in text
     assert report["shared"] in text
+    assert SEEDS in text
     assert "44.0 %" in text  # what slice video used
     assert "0.994" in text  # a score
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from airserve.web.table import print_report
+from airserve.web.words import SEEDS
 
 
 def printed(report: dict[str, Any], width: int = 80) -> str:
@@ -31,6 +32,11 @@ def test_it_fits_80_columns_and_says_all(report: dict[str, Any]) -> None:
     assert "44.0" in flat  # the share that slice video used
     assert "- sensor: computes at speed 0.002 by padding" in flat
     assert report["shared"] in flat
+
+
+def test_it_says_that_predictions_are_of_different_runs(report: dict[str, Any]) -> None:
+    assert SEEDS in " ".join(printed(report).split())
+    assert SEEDS not in " ".join(printed({"services": []}).split())
 
 
 def test_bars_follow_one_another_and_add_up(report: dict[str, Any]) -> None:

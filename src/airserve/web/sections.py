@@ -181,7 +181,8 @@ def figures(report: Plain) -> Safe:
     """All numbers of all services, as tables."""
     named = [("", service) for service in report["services"]]
     named += [(run["name"], service) for run in report["runs"] for service in run["services"]]
-    return Safe("".join(_service(run, service) for run, service in named))
+    note = f'<p class="note">{text(words.SEEDS)}</p>' if named else ""
+    return Safe(note + "".join(_service(run, service) for run, service in named))
 
 
 def _service(run: str, service: Plain) -> str:

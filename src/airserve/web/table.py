@@ -184,5 +184,7 @@ def _print_emulation(seen: Plain, console: Console) -> None:
         console.print(Text.assemble(("Prediction and measurement share ", "bold"), f"{seen['shared']}."))
     if seen["not_shared"]:
         console.print(Text.assemble(("They do not share ", "bold"), f"{seen['not_shared']}."))
+    if seen["services"]:
+        console.print(Text(words.SEEDS))
     if seen["lateness_ms_p99"] is not None:
         console.print(Text(f"Release lateness, p99: {seen['lateness_ms_p99']:g} ms."))

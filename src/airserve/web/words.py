@@ -22,6 +22,12 @@ STATE = {
 }
 ARROW = {"up": " ↑", "down": " ↓"}
 
+SEEDS = (
+    "Predicted figures come of runs of the twin with different seeds, and differ by chance: the predicted percentile "
+    "pools several runs, spans, shares and distribution are of one more, and what is said with headroom is of the "
+    "search's, so that it may lie below the prediction."
+)
+
 Plain = Mapping[str, Any]
 
 

@@ -21,14 +21,16 @@ const PANELS = [
   {name: "waterfall", title: "Where the milliseconds go", size: "wide-7", draw: waterfall, rows: waterfallRows,
     note: source},
   {name: "distribution", title: "Distribution", size: "wide-5", spec: distribution,
-    note: () => "share of requests answered within; each grid line ten times fewer are slower",
+    note: () => "share of requests answered within; each grid line ten times fewer are slower; predicted: one run of the " +
+      "twin with a seed of its own",
     rows: ({cdf}) => zip(["ms", "measured", "predicted"], cdf.ms, cdf.measured, cdf.predicted)},
   {name: "over-time", title: "Latency over time", size: "wide-7", spec: overTime, note: timeSource,
     rows: ({over_time: seen}) => zip(["t_s", "percentile_ms", "p50_ms"], seen.t_s, seen.percentile_ms, seen.p50_ms)},
   {name: "capacity", title: "How many devices fit", size: "wide-5", spec: capacity, note: limit,
     rows: ({capacity: seen}) => zip(["devices", "ms", "low", "high"], seen.devices, seen.ms, seen.low, seen.high)},
   {name: "plan", title: "Why this plan", size: "wide", draw: plan, rows: planRows,
-    note: (service) => (service.score && service.score.metric ? `score: ${service.score.metric}` : "predicted by the twin")},
+    note: (service) => "predicted: several runs of the twin together; with headroom: the search's runs, with other seeds" +
+      (service.score && service.score.metric ? `; score: ${service.score.metric}` : "")},
 ];
 
 function source(service) {

@@ -56,8 +56,12 @@ function note(service, worst) {
     ? ` The worst request took ${ms(total(service.worst, "ms"))} ms: ` +
       service.worst.map((span) => `${spanLabel(span)} ${ms(span.ms)}`).join(", ") + "."
     : "";
-  if (service.foretold) return `ms, predicted by the twin. Slow (thick bar): requests ranked ${ranks}; median (thin): 45 to 55 %.`;
+  if (service.foretold) {
+    return `ms, predicted by one run of the twin with a seed of its own. Slow (thick bar): requests ranked ${ranks}; ` +
+      "median (thin): 45 to 55 %.";
+  }
   return `ms. Slow (thick bar): mean of the whole requests ranked ${ranks}; median (thin): 45 to 55 %. ` +
+    "Predicted: one run of the twin with a seed of its own. " +
     `Over: slow less predicted.${apart}`;
 }
 
