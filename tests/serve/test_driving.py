@@ -35,6 +35,7 @@ from airserve.serve.asking import Asked, AskError, Voice, ask, schedule
 from airserve.serve.comparing import Score, judge_drop, score
 from airserve.serve.driving import Drive, DriveError, Used
 from airserve.serve.joining import Crossings, join
+from airserve.serve.validity import why_invalid
 from airserve.timing import AirBytes, Timing, format_timing
 
 pytestmark = pytest.mark.realtime
@@ -443,7 +444,7 @@ def test_when_a_run_does_not_count(
     zeros = np.zeros(100)
     asked = Asked(zeros, zeros, zeros, zeros, zeros, zeros)
     over = {asker.service: over_ms for asker in deployment.askers}
-    why = driving._why_invalid(deployment, [asked], late_ms, driver_ms, over, unexplained)
+    why = why_invalid(deployment, [asked], late_ms, driver_ms, over, unexplained)
     assert why.startswith(said) if said else why == ""
 
 

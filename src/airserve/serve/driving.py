@@ -16,7 +16,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,17 +25,16 @@ from typing import Any
 import numpy as np
 
 from airserve import airlog
-from airserve.contract import Asker, Deployment, Readings, Span, from_plain, to_plain
+from airserve.contract import Deployment, Readings, Span, from_plain, to_plain
 from airserve.errors import UserError
 from airserve.linux import cores_awake, die_with_parent, run_as_others, run_on_time
 from airserve.model import Array
-from airserve.serve.asking import Asked, Voice, ask, schedule
+from airserve.serve.asking import Voice, ask, schedule
 from airserve.serve.comparing import Score, score
 from airserve.serve.joining import join
+from airserve.serve.validity import computed_over_ms, released_late_ms, why_invalid
 
 PRIORITY = 5  # of SCHED_FIFO: below the relay, for the air comes first
-LATE = 0.1  # of a promise: where what this machine adds is more, at the percentile, the run is invalid
-UNEXPLAINED = 0.001  # of the answered requests: where more have no account of their time, the run is invalid
 LOG_S = 5.0  # to wait for the relay's log; it is written each second
 DOWN, UP = 0, 1
 DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -247,15 +246,17 @@ def measure(
         scheduling["relay"] = _wait_for_log(run_dir, ended_s)
         log = airlog.read(run_dir, since=skip[airlog.LOG])
         usage = _usage(deployment, airlog.read(run_dir, airlog.USAGE_LOG, skip[airlog.USAGE_LOG]), began_s, seconds)
-        lateness_ms = _lateness_ms(deployment, log)
+        lateness_ms = released_late_ms(deployment, log)
     readings, unexplained = {}, 0
     for asker, one in zip(deployment.askers, asked, strict=True):
         readings[asker.service], more = join(deployment, asker, one, log, began_s)
         unexplained += more
     late = np.concatenate([one.late_s for one in asked])
     driver_ms = float(np.percentile(1e3 * late, 99)) if len(late) else 0.0
-    overrun_ms = {asker.service: _overrun_ms(deployment, asker, readings[asker.service]) for asker in deployment.askers}
-    why = _why_invalid(deployment, asked, lateness_ms, driver_ms, overrun_ms, unexplained)
+    overrun_ms = {
+        asker.service: computed_over_ms(deployment, asker, readings[asker.service]) for asker in deployment.askers
+    }
+    why = why_invalid(deployment, asked, lateness_ms, driver_ms, overrun_ms, unexplained)
     services = list(zip(deployment.askers, voices, asked, strict=True))
     return Drive(
         readings=readings,
@@ -275,58 +276,6 @@ def measure(
         scheduling=scheduling,
         usage=usage,
     )
-
-
-def _why_invalid(
-    deployment: Deployment,
-    asked: Sequence[Asked],
-    lateness_ms: float,
-    driver_ms: float,
-    overrun_ms: Mapping[str, float],
-    unexplained: int,
-) -> str:
-    """Why a run does not count, in sentences; "" where it does."""
-    tightest_ms = min(asker.promise.latency_ms for asker in deployment.askers)
-    answered = sum(one.answered for one in asked)
-    why = []
-    for what, late_ms in (("the relay released", lateness_ms), ("the driver sent", driver_ms)):
-        if late_ms > LATE * tightest_ms:
-            why.append(
-                f"{what} {late_ms:.1f} ms late at the 99th percentile, more than {100 * LATE:.0f} % of the tightest "
-                f"promise ({tightest_ms:g} ms): this machine is too busy, or lets nobody use SCHED_FIFO."
-            )
-    for asker in deployment.askers:
-        promise_ms, over_ms = asker.promise.latency_ms, overrun_ms[asker.service]
-        if over_ms > LATE * promise_ms:
-            why.append(
-                f"{asker.service} computed {over_ms:.1f} ms longer than on the emulated site at its percentile, "
-                f"more than {100 * LATE:.0f} % of its promise ({promise_ms:g} ms): this machine is too busy."
-            )
-    if unexplained > UNEXPLAINED * answered:
-        why.append(f"{unexplained} of {answered} answers have no account of their time in the relay's log.")
-    return " ".join(why)
-
-
-def _overrun_ms(deployment: Deployment, asker: Asker, readings: Readings) -> float:
-    """How much longer a service's requests computed than the emulated sites would, at its promise's percentile."""
-    over_ms = np.zeros(len(readings.sent_s))
-    for k, span in enumerate(readings.spans):
-        processes = [one for one in deployment.processes if one.site == span.site]
-        served = (e for one in processes for e in one.endpoints if e.name in (asker.model, f"{asker.model}-tail"))
-        steps = next(served).functions if span.kind == "compute" else ()
-        if steps and all(step.padded_s is not None for step in steps):
-            over_ms += np.maximum(readings.ms[:, k] - 1e3 * sum(step.padded_s or 0.0 for step in steps), 0.0)
-    known = over_ms[np.isfinite(over_ms)]
-    return float(np.percentile(known, asker.promise.percentile)) if len(known) else 0.0
-
-
-def _lateness_ms(deployment: Deployment, log: Array) -> float:
-    """99th percentile of how late the relay released, in ms."""
-    assert deployment.air is not None
-    delay_s = np.array([site.delay_ms / 1e3 for site in deployment.air.sites])[log["site"]]
-    late_s = log["released_s"] - log["delivered_s"] - np.where(log["direction"] == UP, delay_s, 0)
-    late_s = late_s[np.isfinite(late_s)]
-    return float(np.percentile(1e3 * late_s, 99)) if len(late_s) else 0.0
 
 
 def _usage(deployment: Deployment, rows: Array, began_s: float, seconds: float) -> dict[str, dict[str, Used]]:
