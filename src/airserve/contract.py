@@ -203,7 +203,7 @@ class Asker:
     service: str
     model: str  # name in the URL
     samples: str  # path of an .npz file
-    reference: str  # path of the ONNX file whose answers are right where there are no labels; "" with labels
+    reference: str  # path of the original Model: its answers are compared, and are right where there are no labels
     addresses: tuple[str, ...]  # one per device: source on the air, or host of its own process
     air: tuple[int, ...]  # index of each device in Air.devices
     rate_hz: float

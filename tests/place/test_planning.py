@@ -389,7 +389,7 @@ def test_the_promise_of_a_service_that_states_its_sizes_is_judged_too(registry: 
     small = {"bytes_up": 3000, "compute_ms": 2}
     tight = with_stated(described(registry), **small, promise={"latency_ms": 2.0, "percentile": 90})
     made = plan(tight, registry=registry, progress=False)
-    (one,) = made.foretold
+    (one,) = made.stated
     assert (one.service, one.kept, made.choices[0].kept, made.kept) == ("crunch", False, True, False)
     assert one.predicted_interval_ms[0] <= one.predicted_ms <= one.predicted_interval_ms[1]
     assert one.predicted_ms > 2 + 2 * 1  # its compute, and twice the way to the mast
@@ -399,9 +399,9 @@ def test_the_promise_of_a_service_that_states_its_sizes_is_judged_too(registry: 
     loose = with_stated(described(registry), **small, promise={"latency_ms": float(found[1]), "percentile": 90})
     freed = plan(loose, registry=registry, progress=False)
     assert freed.kept
-    assert freed.foretold[0].kept
+    assert freed.stated[0].kept
     alone = Factory.model_validate({**loose.model_dump(mode="json"), "services": loose.model_dump()["services"][1:]})
-    assert [one.kept for one in plan(alone, registry=registry, progress=False).foretold] == [True]
+    assert [one.kept for one in plan(alone, registry=registry, progress=False).stated] == [True]
 
 
 def test_a_way_that_breaks_the_promise_of_stated_sizes_is_out(registry: Registry) -> None:

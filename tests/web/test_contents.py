@@ -13,7 +13,7 @@ import pytest
 from airserve.contract import Asker, Deployment, Promise, Readings, Span
 from airserve.errors import UserError
 from airserve.place.description import Factory
-from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
+from airserve.place.plan import Candidate, Choice, Plan, RunnerUp, Stated
 from airserve.serve.comparing import Score
 from airserve.serve.driving import Drive, Used, digest, save
 from airserve.web.contents import contents, emulation, keep, measured, of_run, waterfall
@@ -123,6 +123,22 @@ def test_a_plan_alone_reports_no_measurement(factory: Factory) -> None:
     assert one["capacity"]["ms"] == [12.0, None]  # infinite: JSON has no word for it
     assert one["cdf"]["predicted"][-1] == 1.0
     assert one["cdf"]["measured"] is None
+
+
+def test_a_promise_of_stated_sizes_counts_with_the_others(factory: Factory) -> None:
+    tree = factory.model_dump(mode="json")
+    tree["services"].append(
+        {"name": "tele", "slice": "all", "devices": 2, "rate_hz": 4, "bytes_up": 300, "bytes_down": 100,
+         "compute_ms": 2, "site": "mast", "promise": {"latency_ms": 2, "percentile": 99}}
+    )  # fmt: skip
+    both = Factory.model_validate(tree)
+    tele = Stated("tele", Promise(2, 99), 34.5, (30.0, 39.0), False)
+    report = contents("c", both, replace(planned(candidate("input", 0.01), 12.0), stated=(tele,)))
+    seen = view(report)
+    assert seen["headline"] == "Nothing is measured yet; the plan is predicted to keep 1 of 2 promises."
+    assert "tele: p99 predicted 34.5 of 2 ms promised." in seen["detail"]
+    alone = view(report | {"services": []})
+    assert alone["headline"] == "Nothing is measured yet; the plan is predicted to keep 0 of 1 promise."
 
 
 def test_a_run_is_reported_as_it_was(factory: Factory) -> None:

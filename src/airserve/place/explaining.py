@@ -10,7 +10,7 @@ from airserve.place.counting import most_devices
 from airserve.place.description import Service
 from airserve.place.freeing import limit
 from airserve.place.judging import PREDICT
-from airserve.place.plan import Candidate, Choice, Foretold, RunnerUp
+from airserve.place.plan import Candidate, Choice, RunnerUp, Stated
 from airserve.place.searching import Search
 
 PREDICTED_RUNS = 6
@@ -41,14 +41,14 @@ class Explanation:
         """For every Service with a model what was chosen, and all that is said of it."""
         return tuple(self._choice(service) for service in self.search.services)
 
-    def foretold(self) -> tuple[Foretold, ...]:
+    def stated(self) -> tuple[Stated, ...]:
         """For every Service with a promise and stated sizes what is predicted of it."""
         found = []
         for service in self.search.stated:
             assert service.promise is not None
             said = self.predicted.verdicts[service.name]
             plain = service.promise.plain()
-            found.append(Foretold(service.name, plain, said.value_ms, said.interval_ms, self.kept[service.name]))
+            found.append(Stated(service.name, plain, said.value_ms, said.interval_ms, self.kept[service.name]))
         return tuple(found)
 
     def limits(self) -> tuple[str, ...]:

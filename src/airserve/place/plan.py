@@ -85,7 +85,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Stated:
     """What a Plan predicts of a Service that states its sizes and has a promise: there is nothing to choose."""
 
     service: str
@@ -101,7 +101,7 @@ class Plan:
 
     description: str  # digest of the file planned for
     choices: tuple[Choice, ...]
-    foretold: tuple[Foretold, ...]
+    stated: tuple[Stated, ...]
     shares_up: tuple[float, ...]  # of the PRBs, per slice in the network's order
     shares_down: tuple[float, ...]
     headroom: float
@@ -111,4 +111,4 @@ class Plan:
 
     @property
     def kept(self) -> bool:
-        return all(choice.kept for choice in self.choices) and all(one.kept for one in self.foretold)
+        return all(choice.kept for choice in self.choices) and all(one.kept for one in self.stated)

@@ -62,7 +62,7 @@ def plan(
     return Plan(
         description=digest(factory, registry),
         choices=choices,
-        foretold=told.foretold(),
+        stated=told.stated(),
         shares_up=told.predicted.shares_up,
         shares_down=told.predicted.shares_down,
         headroom=headroom,

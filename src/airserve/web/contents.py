@@ -16,7 +16,7 @@ from airserve.model import Array
 from airserve.network import twin
 from airserve.network.outcome import Outcome
 from airserve.place.description import Factory, Service
-from airserve.place.plan import Candidate, Choice, Plan, RunnerUp
+from airserve.place.plan import Candidate, Choice, Plan, RunnerUp, Stated
 from airserve.place.planning import flows
 from airserve.place.planning import load as load_plan
 from airserve.serve.comparing import Score, judge_drop
@@ -51,7 +51,12 @@ def contents(
         "lateness_ms_p99": _number(drive.lateness_ms_p99) if drive else None,
         "duration_s": seconds,
         "seed": drive.seed if drive else None,
-        "plan": {"seconds": round(plan.seconds, 2), "headroom": plan.headroom, "limits": list(plan.limits)},
+        "plan": {
+            "seconds": round(plan.seconds, 2),
+            "headroom": plan.headroom,
+            "limits": list(plan.limits),
+            "stated": [_stated(one) for one in plan.stated],
+        },
         "emulation": [*emulation(factory, plan), *_obtained(drive)]
         if drive
         else ["everything: no packet was sent, the twin computed this"],
@@ -171,6 +176,18 @@ def _service(service: Service, choice: Choice, predicted: Readings, drive: Drive
     said["waterfall"] = waterfall(predicted, measured, promise)
     said["cdf"] = _cdf(predicted, measured)
     return said
+
+
+def _stated(one: Stated) -> dict[str, Any]:
+    """The promise of a service that states its sizes, which the twin alone carries."""
+    return {
+        "name": one.service,
+        "promise_ms": one.promise.latency_ms,
+        "percentile": one.promise.percentile,
+        "predicted_ms": _number(one.predicted_ms),
+        "predicted_interval_ms": _pair(one.predicted_interval_ms),
+        "kept": one.kept,
+    }
 
 
 def _measured(measured: Readings, promise: Promise, drive: Drive, chosen: Candidate | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ SPAN: Plain = {
     "kind": "", "direction": "", "site": "", "median_ms": None, "slow_ms": None, "predicted_slow_ms": None,
     "predicted_median_ms": None,
 }  # fmt: skip
-PLAN: Plain = {"seconds": None, "headroom": None, "limits": []}
+PLAN: Plain = {"seconds": None, "headroom": None, "limits": [], "stated": []}
 SLICE: Plain = {"name": "", "dedicated": None, "min": None, "max": None}
 SHARE: Plain = {"share_used": None, "predicted_share": None, "mbps": None, "per_s": []}
 

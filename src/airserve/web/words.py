@@ -244,26 +244,28 @@ def guilty(service: Plain) -> int | None:
 def sentence(report: Plain) -> tuple[str, str]:
     """The verdict on all promises, and what lies behind it.
 
-    >>> sentence({"services": [], "valid": True, "plan": {"limits": []}})
+    >>> sentence({"services": [], "valid": True, "plan": {"limits": [], "stated": []}})
     ('The report holds no service.', '')
     """
-    services, limits = report["services"], report["plan"]["limits"]
-    if not services:
+    services, limits, stated = report["services"], report["plan"]["limits"], report["plan"]["stated"]
+    if not services and not stated:
         return "The report holds no service.", " ".join(map(str, limits))
-    lines = [_line(service) for service in services[:6]] + [str(limit) for limit in limits]
+    lines = [_line(service) for service in services[:6]] + [_foretold(one) for one in stated]
+    lines += [str(limit) for limit in limits]
     if len(services) > 6:
         lines.append(f"{len(services) - 6} more below.")
     if not report["valid"]:
         why = report["invalid_why"].rstrip(". ") or "no reason was given"
         return f"This run does not count: {why}.", " ".join(["What it measured all the same:", *lines])
-    return _headline(services), " ".join(lines)
+    return _headline(services, stated), " ".join(lines)
 
 
-def _headline(services: Sequence[Plain]) -> str:
+def _headline(services: Sequence[Plain], stated: Sequence[Plain]) -> str:
     of = {name: [service["name"] for service in services if service["word"] == name] for name in STATE}
     total, broken, kept = len(services), of["not kept"], len(of["kept"])
     if len(of[UNMEASURED]) == total:
-        good = sum(service["kept"] is True for service in services)
+        good = sum(service["kept"] is True for service in (*services, *stated))
+        total += len(stated)
         return f"Nothing is measured yet; the plan is predicted to keep {good} of {total} promise{'s' * (total > 1)}."
     if kept == total:
         return {1: "The promise is kept.", 2: "Both promises are kept."}.get(total, f"All {total} promises are kept.")
@@ -274,12 +276,17 @@ def _headline(services: Sequence[Plain]) -> str:
     return f"No promise is broken; {kept} of {total} {'is' if kept == 1 else 'are'} kept."
 
 
+def _foretold(service: Plain) -> str:
+    promised = plain(service["promise_ms"], " ms")
+    return f"{service['name']}: p{service['percentile']:g} predicted {predicted(service)} of {promised} promised."
+
+
 def _line(service: Plain) -> str:
     """One service in one sentence."""
     name, verdict, promised = service["name"], service["word"], plain(service["promise_ms"], " ms")
     mark = f"p{service['percentile']:g}"
     if verdict == UNMEASURED:
-        return f"{name}: {mark} predicted {predicted(service)} of {promised} promised."
+        return _foretold(service)
     text = f"{name}: {mark} {measured(service)} of {promised} promised"
     latency = service["latency_verdict"] or verdict
     if latency not in ("kept", "not kept"):
