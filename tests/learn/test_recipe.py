@@ -32,7 +32,8 @@ def test_a_recipes_name_is_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("net: [", "is not YAML"),
+        ("net: [", "line 1: not YAML"),
+        ("net: mlp\ntask: digits\nnet: mlp", "line 3: net stands twice; write it once"),
         ("- net", "must state `net` and `task`"),
         ("net: mlp", "must state `net` and `task`"),
         ("net: mlp\ntask: digits\nwidth: 3", "has an unknown key 'width'; a recipe has net, task, seed, settings"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from airserve.place.description import DescriptionError, Factory, read, schema
 
 FACTORY = Path(__file__).parents[2] / "examples/factory/factory.yaml"
+AGAIN = "  - {<<: *usual, name: again}\n"
 
 
 def test_the_example_reads():
@@ -100,6 +101,8 @@ def test_the_line_is_the_right_one(tmp_path):
         ("network: &all [*all]", r"network is \[\[\.\.\.\]\]: it should be"),
         ("network: {}\nservices:\n- name: 2024-02-30", "line 3: not YAML: day is out of range for month"),
         ("[" * 500, "not YAML: "),
+        ("services: []\nnetwork: {}\nservices: []", "line 3: services stands twice; write it once"),
+        ("network:\n  sites: [{delay_ms: 20, delay_ms: 2}]", "line 2: delay_ms stands twice; write it once"),
     ],
 )
 def test_files_that_are_no_description(tmp_path, text, says):
@@ -107,6 +110,12 @@ def test_files_that_are_no_description(tmp_path, text, says):
     file.write_text(text)
     with pytest.raises(DescriptionError, match=says):
         read(file)
+
+
+def test_what_is_merged_may_be_set_again(tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text(FACTORY.read_text().replace("- name: inspect", "- &usual\n    name: inspect", 1) + AGAIN)
+    assert [one.name for one in read(file).services][-1] == "again"
 
 
 def test_a_missing_file():

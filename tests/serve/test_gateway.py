@@ -406,6 +406,7 @@ def test_the_docstring_of_routes_is_a_file(tmp_path):
         ("routes: {m: [http://h:1]}\ntls_cert: c.pem", "TLS needs both"),
         ("models: {}", "holds no routes"),
         ("routes: [", "line 1: not YAML"),
+        ("routes:\n  '*': [http://h:1]\n  \"*\": [http://h:2]", "line 3: * stands twice; write it once"),
     ],
 )
 def test_routes_that_cannot_be_are_one_sentence(tmp_path, text, says):

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from airserve import documents
 from airserve.catalog import nets, pretexts, tasks
 from airserve.model import ModelError
 
@@ -110,11 +109,13 @@ def read_recipe(path: Path) -> tuple[str, str, int | None]:
     settings: {width: 32, epochs: 8}
     """
     try:
-        read = yaml.safe_load(path.read_text())
+        read, _ = documents.parse(path.read_text(encoding="utf-8"), f"the recipe {path}")
     except OSError as error:
         raise ModelError(f"the recipe {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"the recipe {path} is not YAML: {' '.join(str(error).split())[:160]}.") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"the recipe {path} is not YAML: it is no text.") from None
+    except documents.DocumentError as error:
+        raise ModelError(str(error)) from None
     known = ("net", "task", "seed", "settings")
     if not isinstance(read, dict) or not {"net", "task"} <= set(read):
         raise ModelError(f"the recipe {path} must state `net` and `task`, and may state `seed` and `settings`.")

@@ -7,10 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from airserve import arrivals, contract
+from airserve import arrivals, contract, documents
 from airserve.errors import Unknown, UserError
 from airserve.network import equipment
 from airserve.network.cell import Description, Name
@@ -137,16 +136,6 @@ def _known(kind: str, name: str, names: list[str], who: str) -> None:
         raise ValueError(f"{who} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's, which lets what looks like a value and is none (2024-02-30) out as a bare ValueError without a line."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
-
-
 def read(path: str | Path) -> Factory:
     """A description from a YAML file.
 
@@ -160,13 +149,9 @@ def read(path: str | Path) -> Factory:
     except UnicodeDecodeError:
         raise DescriptionError(f"{path} is not a text file; give the path of a description in YAML.") from None
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:  # the latter: brackets in brackets without end
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise DescriptionError(f"{path}{line}: not YAML: {problem}.") from None
+        data, tree = documents.parse(text, str(path))
+    except documents.DocumentError as error:
+        raise DescriptionError(str(error)) from None
     if not isinstance(data, dict):
         raise DescriptionError(f"{path} holds no description; it starts with `network:` and `services:`.")
     services = data.get("services")
@@ -195,12 +180,12 @@ def with_budgets(factory: Factory) -> Factory:
     return factory.model_copy(update={"network": factory.network.model_copy(update={"slices": slices})})
 
 
-def _sentence(path: Path, tree: Any, error: ValidationError) -> str:
+def _sentence(path: Path, tree: documents.Node | None, error: ValidationError) -> str:
     # A misspelt key is also a missing one: the misspelling is the better thing to say.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if part != "trace")
     key = str(where[-1]) if where else ""
-    spot = f"{path}, line {_line(tree, where)}"
+    spot = f"{path}, line {documents.line(tree, where)}"
     inside = ".".join(map(str, where[:-1])) or "the file"
     match first["type"]:
         case "extra_forbidden":
@@ -222,23 +207,6 @@ def _shown(value: Any) -> str:
         return json.dumps(value, default=str)
     except (TypeError, ValueError):
         return str(value)
-
-
-def _line(node: Any, where: tuple[int | str, ...]) -> int:
-    """The line in the file of the deepest part of a path that exists."""
-    line = 1
-    for part in where:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(k, v) for k, v in node.value if k.value == part]
-            if not pairs:
-                break
-            line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 def _keys(where: tuple[int | str, ...]) -> list[str]:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from airserve import documents
 from airserve.contract import Route
 from airserve.errors import UserError
 from airserve.serve.balancing import Manner
@@ -85,14 +84,13 @@ def to_sites(urls: Sequence[str]) -> Routes:
 def read(path: Path) -> Routes:
     """The routes in a YAML file. Raises `RoutesError`: what, where and what would be right."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data, _ = documents.parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise RoutesError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or "it is no text").split())
-        raise RoutesError(f"{path}{line}: not YAML: {problem}.") from None
+    except UnicodeDecodeError:
+        raise RoutesError(f"{path}: not YAML: it is no text.") from None
+    except documents.DocumentError as error:
+        raise RoutesError(str(error)) from None
     if not isinstance(data, dict) or "routes" not in data:
         raise RoutesError(f"{path} holds no routes; it has `routes:` and below it models with their sites.")
     return _routes(data, str(path))
