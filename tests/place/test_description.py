@@ -42,6 +42,7 @@ def test_a_slice_without_a_budget_has_the_tightest_promise_in_it(tmp_path):
         ("tdd: DDDSU", "tdd: DDDD", "has no slot in which devices could send data"),
         ("name: mast, kind: edge", "name: camera, kind: edge", "two sites are named camera"),
         ("rate_hz: 5", "rate_hz: -5", "rate_hz is -5"),
+        ("percentile: 99", "percentile: 0.99", "percentile is 0.99; write 99 for the 99th"),
         ("devices: 20", "", "lacks the key 'devices'"),
         ("speed: 0.1}", "speed: 0.1, delay_ms: 3}", "stands at the radio"),
         ("dedicated: 10, min", "five_qi: 81, dedicated: 10, min", "5QI 81 is not standardised"),

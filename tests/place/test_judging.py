@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airserve.contract import Readings, Span
 from airserve.network import mac
 from airserve.network.traffic import device_of, requests
 from airserve.place.bounds import asked_hz, bound, loads
 from airserve.place.counting import exhausted, most_devices, room
 from airserve.place.description import Factory
 from airserve.place.freeing import limit
-from airserve.place.judging import SEARCH, Judge, flows_of
+from airserve.place.judging import SEARCH, Judge, flows_of, verdict
 from airserve.place.plan import Candidate
 
 LOOK = {
@@ -125,6 +126,15 @@ def test_no_request_is_too_few_and_not_a_fault_of_the_radio(tmp_path: Path) -> N
             (0, "too few requests"),
             (0, "the trace fixes its requests"),
         )
+
+
+@pytest.mark.parametrize("q", [1, 20, 33, 50, 99])
+def test_the_slow_requests_of_any_percentile_are_some(q: float) -> None:
+    """Oracle: of 0 to 99 ms, the middle of the ranks as far below the percentile as halfway to the last is above."""
+    ms, at = np.arange(100.0)[:, None], np.arange(100) / 10
+    ((_, mean_ms),) = verdict([Readings("look", (Span("air", "up", "hall"),), at, at * 0, ms)], q, None).slow
+    half = (100 - q) / 2
+    assert mean_ms == pytest.approx((max(0, q - half) + q + half) / 2, abs=1)
 
 
 # -- devices that are shared, and requests that are given -------------------------------------------------------------

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from airserve import arrivals, contract, documents
 from airserve.errors import Unknown, UserError
@@ -28,6 +28,13 @@ class Promise(Description):
     latency_ms: float = Field(gt=0)
     percentile: float = Field(99, gt=0, lt=100)
     max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("percentile")
+    @classmethod
+    def _in_per_cent(cls, value: float) -> float:
+        if value < 1:
+            raise ValueError(f"percentile is {value:g}; write {100 * value:g} for the {100 * value:g}th")
+        return value
 
     def plain(self) -> contract.Promise:
         return contract.Promise(self.latency_ms, self.percentile, self.max_accuracy_drop)

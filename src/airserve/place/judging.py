@@ -249,7 +249,7 @@ def _slow(runs: Sequence[Readings], q: float) -> tuple[tuple[Span, float], ...]:
         return ()
     order = np.argsort(ms.sum(axis=1), kind="stable")
     half = (100 - q) / 2
-    first = int(len(order) * (q - half) / 100)
+    first = max(0, int(len(order) * (q - half) / 100))
     rows = order[first : max(first + 1, int(len(order) * (q + half) / 100))]
     return tuple(zip(spans, map(float, ms[rows].mean(axis=0)), strict=True))
 
