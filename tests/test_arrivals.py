@@ -113,6 +113,7 @@ def test_a_trace_may_give_bytes(tmp_path):
         ("arrival_s,bytes_up,bytes_down\n1,nan,3\n", "line 2, has a negative number or one that is none"),
         ("arrival_s,bytes_up\n1,2\n", "lacks the column bytes_down"),
         ("arrival_s,bytes_up,bytes_down\n1,0,3\n", "0 bytes"),
+        ("arrival_s,bytes_up,bytes_down\n1,1e300,3\n", r"1e\+300 bytes; one has at most 100,000,000,000"),
         ("nan\n", "negative number or one that is none"),
     ],
 )

@@ -42,6 +42,9 @@ MISTAKES = [
     (["drive"], "no deployment yet"),
     (["report", "nothing"], "nothing"),
     (["traces", "inf-xx"], "inf-xx"),
+    (["plan", FACTORY, "--seed", "-5"], "Invalid value for '--seed'"),
+    (["simulate", FACTORY, "--seed", "-1"], "Invalid value for '--seed'"),
+    (["drive", "--seed", "-1"], "Invalid value for '--seed'"),
     (["drive", "--seconds", "soon"], "Invalid value for '--seconds'"),
     (["serve", "x.onnx", "--port", "99999"], "Invalid value for '--port'"),
     (["serve", "x.onnx", "--grpc-port", "99999"], "Invalid value for '--grpc-port'"),
@@ -86,14 +89,31 @@ def test_simulate_says_what_silence_adds_to_a_slow_request(home, tmp_path):
     assert 80 < int(row.split()[-1].rstrip("%")) < 100
 
 
+SIZES = (
+    FACTORY.read_text().partition("services:")[0] + "services:\n"
+    "  - {name: backups, bytes_up: 120000, bytes_down: 200, compute_ms: 2, site: mast, devices: 4, rate_hz: 1,\n"
+    "     slice: video, arrival: poisson}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seconds", "inf"], "the run would last inf s; it may last 10,000,000 s"),
+        (["--seconds", "9e6"], "send about 36,000,004 requests in 9e+06 s; a run has room for 10,000,000: lower"),
+        (["--seconds", "1", "--html", "."], "the page . cannot be written (is a directory); name a file"),
+    ],
+)
+def test_a_run_that_cannot_be_is_no_fault_of_airserve(home, tmp_path, words, says):
+    (tmp_path / "sizes.yaml").write_text(SIZES)
+    run = airserve(home, "simulate", tmp_path / "sizes.yaml", *words, timeout=300)
+    assert run.returncode == 2, run.stderr
+    assert says in run.stderr
+
+
 def test_simulate_speaks_of_sizes_alone_in_the_promised_shape(home, tmp_path):
     file = tmp_path / "sizes.yaml"
-    head, _, _ = FACTORY.read_text().partition("services:")
-    file.write_text(
-        head + "services:\n"
-        "  - {name: backups, bytes_up: 120000, bytes_down: 200, compute_ms: 2, site: mast, devices: 4, rate_hz: 1,\n"
-        "     slice: video, arrival: poisson}\n"
-    )
+    file.write_text(SIZES)
     run = airserve(home, "simulate", file, "--seconds", "10", "--seed", "1", "--json", timeout=300)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)

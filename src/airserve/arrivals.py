@@ -28,6 +28,9 @@ PARAMETERS: dict[str, dict[str, float]] = {
 }
 XR_JITTER_MOST = 2.0  # standard deviations to either side
 XR_SIZE_RANGE = (0.5, 1.5)  # of the mean
+MOST_REQUESTS = 10_000_000  # of a run: each takes about a kilobyte of memory
+MOST_BYTES = 10**11  # of a message
+LONGEST_S = 1e7  # that a run may last
 TRACE_COLUMNS = ("arrival_s", "bytes_up", "bytes_down")
 
 
@@ -88,8 +91,20 @@ def draw(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Genera
         drawn = _trace(arrival, devices)
         drawn = drawn[drawn.at_s < until_s]
     else:
+        fits(devices * rate_hz * until_s, f"{devices} devices at {rate_hz:g} Hz", until_s)
         drawn = LAWS[law](given, devices, rate_hz, until_s, rng)
     return drawn[np.argsort(drawn.at_s, kind="stable")]
+
+
+def fits(number: float, who: str, until_s: float) -> None:
+    """Raise `ArrivalError` where a run is too long, or has no room for so many requests of `who` in its seconds."""
+    if not until_s <= LONGEST_S:
+        raise ArrivalError(f"the run would last {until_s:g} s; it may last {LONGEST_S:,.0f} s: lower its seconds.")
+    if number > MOST_REQUESTS:
+        raise ArrivalError(
+            f"{who} send about {number:,.0f} requests in {until_s:g} s; a run has room for {MOST_REQUESTS:,}: lower "
+            "the seconds, devices or rate_hz."
+        )
 
 
 def fixed(arrival: str) -> bool:
@@ -232,4 +247,6 @@ def _trace(arrival: str, devices: int) -> Arrivals:
     at, up, down, device = (np.array(columns[name]) for name in (*TRACE_COLUMNS, "device"))
     if sized and ((up < 1).any() or (down < 1).any()):
         raise ArrivalError(f"the trace {path} has a request of 0 bytes; give 1 or more in both directions.")
+    if sized and (most := max(up.max(), down.max())) > MOST_BYTES:
+        raise ArrivalError(f"the trace {path} has a request of {most:g} bytes; one has at most {MOST_BYTES:,}.")
     return Arrivals(at, device.astype(np.int64), *((up, down) if sized else (None, None)))

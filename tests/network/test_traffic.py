@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airserve.arrivals import ArrivalError, draw
 from airserve.network.traffic import Flow, TrafficError, queue_starts, requests
 
 SEEDS = [np.random.SeedSequence(1)]
@@ -107,6 +108,11 @@ def test_a_trace_starts_after_the_warm_up(network, tmp_path):
         ({"devices": 0}, "both must be above 0"),
         ({"bytes_up": [0]}, "flow a goes to mast and needs bytes_up and bytes_down of 1 or more"),
         ({"site_seconds": [-1.0]}, "compute times below 0"),
+        ({"bytes_up": [2.0**63]}, r"flow a sends 9.22337e\+18 bytes at once; it may send 100,000,000,000"),
+        (
+            {"transport": "tcp-warm", "bytes_up": [10**11], "rate_hz": 10.0},
+            r"flow a sends \d\d\d,\d+,\d+ segments over tcp-warm; a run has room for 50,000,000: lower its bytes",
+        ),
     ],
 )
 def test_flows_that_cannot_be(network, wrong, sentence):
@@ -114,3 +120,23 @@ def test_flows_that_cannot_be(network, wrong, sentence):
     flow = Flow(**{"bytes_down": [9], **right, **wrong})
     with pytest.raises(TrafficError, match=sentence):
         requests(network(), [flow], 1.0, 0.0, SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("devices", "rate_hz", "until_s", "sentence"),
+    [
+        (1000, 10_000.0, 60.0, "1000 devices at 10000 Hz send about 600,000,000 requests in 60 s; a run has room for"),
+        (1, 1.0, float("inf"), "the run would last inf s; it may last 10,000,000 s"),
+        (1, 1e-9, 1e12, r"the run would last 1e\+12 s"),
+    ],
+)
+@pytest.mark.parametrize("law", ["periodic", "poisson", "bursts", "ftp3", "xr"])
+def test_a_run_has_so_many_requests_at_most(law, devices, rate_hz, until_s, sentence):
+    with pytest.raises(ArrivalError, match=sentence):
+        draw(law, devices, rate_hz, until_s, np.random.default_rng(0))
+
+
+def test_all_flows_together_have_so_many_requests_at_most(network):
+    flows = [Flow(name, "all", 1000, 50.0, site="mast", bytes_up=[9], bytes_down=[9]) for name in "abc"]
+    with pytest.raises(ArrivalError, match="the services together send about 15,000,000 requests in 100 s"):
+        requests(network(), flows, 100.0, 0.0, np.random.SeedSequence(1).spawn(3))

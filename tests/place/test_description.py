@@ -66,6 +66,7 @@ def test_a_slice_without_a_budget_has_the_tightest_promise_in_it(tmp_path):
             "rate_hz: 5\n    channel: {prio: 1}",
             "unknown key .prio. in services.0.channel; perhaps",
         ),
+        ("speed: 0.3", "speed: 1.0e-300", "site mast has speed 1e-300; 1e-06 at least is wanted"),
         ("delay_ms: 1}", "delay_ms: 1, queue_kb: 5}", "a link without a rate has no queue"),
         ("  sites:", "  rules: [{service: inspectt}]\n  sites:", "rule names service 'inspectt', which does not exist"),
         ("scenario: inf-dh", "scenario: inf-dh, slicing: best", "no slice policy is named 'best'"),
@@ -130,6 +131,24 @@ def test_sizes_in_place_of_a_model_need_all_four(tmp_path):
     file = tmp_path / "f.yaml"
     file.write_text(text)
     with pytest.raises(DescriptionError, match="backups has no model; give `model`, or all of bytes_up"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"compute_ms": 1e300}, "compute_ms is 1e\\+300: it should be less than or equal to 86400000"),
+        ({"compute_ms": 86_000_000}, "computes 2.86667e\\+08 ms at mast, whose speed is 0.3; a day at most"),
+        ({"bytes_up": 2**63}, "bytes_up is 9223372036854775808: it should be less than or equal to 100000000000"),
+        ({"bytes_down": 10**12}, "bytes_down is 1000000000000: it should be less than or equal to 100000000000"),
+    ],
+)
+def test_sizes_and_times_have_an_end(tmp_path, change, says):
+    sizes = {"bytes_up": 5, "bytes_down": 5, "compute_ms": 1, "site": "mast", **change}
+    keys = ", ".join(f"{key}: {value}" for key, value in sizes.items()).replace("1e+300", "1.0e+300")
+    file = tmp_path / "f.yaml"
+    file.write_text(FACTORY.read_text() + f"  - {{name: backups, devices: 1, rate_hz: 1, slice: video, {keys}}}\n")
+    with pytest.raises(DescriptionError, match=says):
         read(file)
 
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airserve.errors import UserError
 from airserve.web import bundle
 from airserve.web.report import render, save
 from airserve.web.sections import at_quantile
@@ -234,6 +235,11 @@ def test_a_quantile_of_points_is_interpolated(shares: list[float], q: float) -> 
 def test_save_makes_the_folder(tmp_path: Path, report: dict[str, Any]) -> None:
     path = save(report, tmp_path / "new" / "report.html")
     assert path.read_text(encoding="utf-8") == render(report)
+
+
+def test_a_folder_is_no_page(tmp_path: Path, report: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"cannot be written \(is a directory\); name a file"):
+        save(report, tmp_path)
 
 
 def test_modules_are_bundled_in_order_of_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ note = Console(stderr=True)
 
 File = Annotated[Path, typer.Argument(help="A description, such as examples/factory/factory.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the same as JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of all that is random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what the registry remembers.")]
 Name = Annotated[str | None, typer.Argument(help="The deployment; needless when there is one.")]
 

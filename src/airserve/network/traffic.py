@@ -14,6 +14,7 @@ from airserve.model import Array
 from airserve.network import frame, transport
 from airserve.network.cell import Cell
 from airserve.network.channels import Channel
+from airserve.network.headers import PACKET_BYTES
 from airserve.network.jit import njit
 from airserve.network.topology import Network
 
@@ -36,6 +37,7 @@ REQUEST = np.dtype(
 )
 
 
+MOST_SEGMENTS = 50_000_000  # of a run over TCP: each takes about a hundred bytes of memory
 Transport = Literal["stream", "udp", "tcp-warm", "tcp-cold", "tls"]
 
 
@@ -82,6 +84,8 @@ def requests(
     `seeds` has one for each flow, so that one flow's draws do not depend on another's. A trace of arrivals starts
     after the warm-up. Raises `TrafficError` for a flow that cannot be sent.
     """
+    drawn_hz = sum(flow.devices * flow.rate_hz for flow in flows if not arrivals.fixed(flow.arrival))
+    arrivals.fits(drawn_hz * (warm_s + until_s), "the services together", warm_s + until_s)
     first_ue, parts = 0, [np.zeros(0, REQUEST)]
     for number, (flow, seed) in enumerate(zip(flows, seeds, strict=True)):
         _check(network, flow)
@@ -105,6 +109,7 @@ def requests(
                 part[name] = np.maximum(np.rint(part[name] * came.scale), 1)
             if given is not None:
                 part[name] = given
+        _segments_fit(flow, part)
         parts.append(part)
         first_ue += flow.devices
     together = np.concatenate(parts)
@@ -188,8 +193,19 @@ def _check(network: Network, flow: Flow) -> None:
         raise TrafficError(f"flow {flow.name} has {flow.devices} devices at {flow.rate_hz:g} Hz; both must be above 0.")
     if flow.site and not all(np.size(b) and np.min(b) >= 1 for b in (flow.bytes_up, flow.bytes_down)):
         raise TrafficError(f"flow {flow.name} goes to {flow.site} and needs bytes_up and bytes_down of 1 or more.")
+    if flow.site and (most := max(np.max(flow.bytes_up), np.max(flow.bytes_down))) > arrivals.MOST_BYTES:
+        raise TrafficError(f"flow {flow.name} sends {most:g} bytes at once; it may send {arrivals.MOST_BYTES:,}.")
     if any(np.size(t) and np.min(t) < 0 for t in (flow.device_seconds, flow.site_seconds)):
         raise TrafficError(f"flow {flow.name} has compute times below 0 s; give seconds of 0 or more.")
+
+
+def _segments_fit(flow: Flow, asked: Array) -> None:
+    number = int((asked["up"] // PACKET_BYTES + asked["down"] // PACKET_BYTES).sum())
+    if flow.transport not in ("stream", "udp") and number > MOST_SEGMENTS:
+        raise TrafficError(
+            f"flow {flow.name} sends {number:,} segments over {flow.transport}; a run has room for {MOST_SEGMENTS:,}: "
+            "lower its bytes, the seconds, devices or rate_hz, or choose `transport: stream`."
+        )
 
 
 @njit

@@ -12,10 +12,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from airserve import arrivals, contract, documents
 from airserve.errors import Unknown, UserError
 from airserve.network import equipment
-from airserve.network.cell import Description, Name
+from airserve.network.cell import DAY_MS, Description, Name
 from airserve.network.channels import Channel
 from airserve.network.topology import Network, Site
 from airserve.network.traffic import Transport
+
+SLOWEST = 1e-6  # a site's speed
 
 
 class DescriptionError(UserError, ValueError):
@@ -61,9 +63,9 @@ class Service(Description):
     model: str | None = None  # a name in the registry, or a path to an .onnx file
     device: Name | None = None  # the site of kind device that asks
     pin: Pin | None = None
-    bytes_up: int | None = Field(None, ge=1)
-    bytes_down: int | None = Field(None, ge=1)
-    compute_ms: float | None = Field(None, ge=0)
+    bytes_up: int | None = Field(None, ge=1, le=arrivals.MOST_BYTES)
+    bytes_down: int | None = Field(None, ge=1, le=arrivals.MOST_BYTES)
+    compute_ms: float | None = Field(None, ge=0, le=DAY_MS)
     site: Name | None = None
     ue: str = "full"  # what its devices are on the radio: full, or redcap with parameters, see docs/network.md
     carrier: int | None = Field(None, ge=1)  # of the cell's `carriers`, that its devices are on; none: dealt by load
@@ -100,6 +102,9 @@ class Factory(Description):
         slices = [s.name for s in self.network.slices]
         sites = {s.name: s for s in self.network.sites}
         names = [s.name for s in self.services]
+        for place in self.network.sites:
+            if place.speed < SLOWEST:
+                raise ValueError(f"site {place.name} has speed {place.speed:g}; {SLOWEST:g} at least is wanted")
         for rule in self.network.rules:
             if rule.service is not None:
                 _known("service", rule.service, names, "a rule")
@@ -114,6 +119,11 @@ class Factory(Description):
                 _known("service", service.devices_of, own, f"service {service.name} in devices_of")
             for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
                 _known("site", site, list(sites), f"service {service.name}")
+            if service.site and (took_ms := (service.compute_ms or 0) / sites[service.site].speed) > DAY_MS:
+                raise ValueError(
+                    f"service {service.name} computes {took_ms:g} ms at {service.site}, whose speed is "
+                    f"{sites[service.site].speed:g}; a day at most is wanted, {DAY_MS:,} ms"
+                )
             if service.carrier is not None and service.carrier > (there := len(self.network.carriers)):
                 raise ValueError(
                     f"service {service.name} is on carrier {service.carrier}; cell {self.network.cell.name} has "

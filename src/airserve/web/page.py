@@ -11,7 +11,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from airserve.errors import UserError
 from airserve.web.bundle import bundle, source
+
+
+class PageError(UserError):
+    """A page that cannot be written; one sentence for the user."""
 
 
 def page(kind: str, name: str, tags: str, seen: Mapping[str, Any], parts: Mapping[str, str]) -> str:
@@ -36,10 +41,14 @@ def page(kind: str, name: str, tags: str, seen: Mapping[str, Any], parts: Mappin
 
 
 def write(html: str, path: Path) -> Path:
-    """Write a page to `path`, whose folder is made where it is missing, and return the path."""
+    """Write a page to `path`, whose folder is made where it is missing, and return the path. Raises `PageError`."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(html, encoding="utf-8")
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise PageError(f"the page {path} cannot be written ({why}); name a file, such as page.html.") from None
     return path
 
 
