@@ -115,6 +115,14 @@ def test_a_trace_may_give_bytes(tmp_path):
         ("arrival_s,bytes_up,bytes_down\n1,0,3\n", "0 bytes"),
         ("arrival_s,bytes_up,bytes_down\n1,1e300,3\n", r"1e\+300 bytes; one has at most 100,000,000,000"),
         ("nan\n", "negative number or one that is none"),
+        ("", r"t\.csv has no requests; write a line of `seconds\[,device\]` for each"),
+        ("\n\n", "has no requests"),
+        ("arrival_s,bytes_up,bytes_down\n", "has no requests"),
+        (
+            "1700000000.5,0\n",
+            r"t\.csv comes at 1,700,000,000\.5 s and the run ends at 5 s; write times that begin at 0",
+        ),
+        ("arrival_s,bytes_up,bytes_down\n5,2,3\n", "comes at 5 s and the run ends at 5 s"),
     ],
 )
 def test_a_broken_trace_gets_one_sentence(tmp_path, text, says):
@@ -131,3 +139,29 @@ def test_a_broken_trace_gets_one_sentence(tmp_path, text, says):
 def test_parameters_that_cannot_be(wrong):
     with pytest.raises(ArrivalError, match=r"it has .*each above 0"):
         parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("ftp3,bytes=0.5", "arrival ftp3 has bytes=0.5; from 1 to 1e\\+11 is wanted"),
+        ("ftp3,bytes=1e300", "bytes=1e300; from 1 to"),
+        ("bursts,on_s=1e-12,off_s=1e-12", "on_s=1e-12; from 0.001 to"),
+        ("bursts,off_s=1e300", "off_s=1e300; from 0.001 to"),
+        ("xr,size_std=1e9", "size_std=1e9; from 0 to 1 is wanted"),
+    ],
+)
+def test_parameters_have_ends(wrong, says):
+    with pytest.raises(ArrivalError, match=says):
+        parse(wrong)
+
+
+def test_frames_jitter_by_less_than_a_period():
+    with pytest.raises(ArrivalError, match="jitter_ms=1e\\+09 and a period of 20 ms, 1 of 50 a second"):
+        draw("xr,jitter_ms=1e9", 2, 50, 5, np.random.default_rng(0))
+
+
+def test_a_trace_is_told_by_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArrivalError, match=f"the trace {tmp_path}/nowhere.csv cannot be read"):
+        draw("trace: nowhere.csv", 1, 1, 1, np.random.default_rng(0))

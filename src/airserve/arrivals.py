@@ -26,11 +26,18 @@ PARAMETERS: dict[str, dict[str, float]] = {
     "ftp3": {"bytes": 500_000},  # of a file: TR 36.889 A.1.1, TR 38.802 A.2.1
     "xr": {"jitter_ms": 2.0, "size_std": 0.105},  # TR 38.838 5.1.1: frames that an encoder and a network have passed
 }
-XR_JITTER_MOST = 2.0  # standard deviations to either side
-XR_SIZE_RANGE = (0.5, 1.5)  # of the mean
 MOST_REQUESTS = 10_000_000  # of a run: each takes about a kilobyte of memory
 MOST_BYTES = 10**11  # of a message
 LONGEST_S = 1e7  # that a run may last
+RANGES = {  # of the parameters, ends included
+    "on_s": (1e-3, LONGEST_S),
+    "off_s": (1e-3, LONGEST_S),
+    "bytes": (1.0, float(MOST_BYTES)),
+    "jitter_ms": (0.0, math.inf),  # and below a period
+    "size_std": (0.0, 1.0),
+}
+XR_JITTER_MOST = 2.0  # standard deviations to either side
+XR_SIZE_RANGE = (0.5, 1.5)  # of the mean
 TRACE_COLUMNS = ("arrival_s", "bytes_up", "bytes_down")
 
 
@@ -89,6 +96,11 @@ def draw(arrival: str, devices: int, rate_hz: float, until_s: float, rng: Genera
     law, given = parse(arrival)
     if law == "trace":
         drawn = _trace(arrival, devices)
+        if (first_s := drawn.at_s.min()) >= until_s:
+            raise ArrivalError(
+                f"the first request of the trace {_file(arrival)} comes at {first_s:,.12g} s and the run ends at "
+                f"{until_s:,.12g} s; write times that begin at 0, or let the run last longer."
+            )
         drawn = drawn[drawn.at_s < until_s]
     else:
         fits(devices * rate_hz * until_s, f"{devices} devices at {rate_hz:g} Hz", until_s)
@@ -137,6 +149,9 @@ def parse(arrival: str) -> tuple[str, dict[str, float]]:
         if key.strip() not in PARAMETERS[law] or not (math.isfinite(value) and value > 0):
             can = ", ".join(f"{name}={default:g}" for name, default in PARAMETERS[law].items()) or "none"
             raise ArrivalError(f"arrival {law} has no parameter {setting!r}; it has {can}, each above 0.")
+        least, most = RANGES[key.strip()]
+        if not least <= value <= most:
+            raise ArrivalError(f"arrival {law} has {setting.strip()}; from {least:g} to {most:g} is wanted.")
     return law, given
 
 
@@ -186,6 +201,11 @@ def _ftp3(given: dict[str, float], devices: int, rate_hz: float, until_s: float,
 
 
 def _xr(given: dict[str, float], devices: int, rate_hz: float, until_s: float, rng: Generator) -> Arrivals:
+    if given["jitter_ms"] >= 1e3 / rate_hz:
+        raise ArrivalError(
+            f"arrival xr has jitter_ms={given['jitter_ms']:g} and a period of {1e3 / rate_hz:g} ms, 1 of {rate_hz:g} "
+            "a second; a jitter below the period is wanted."
+        )
     at, device, _ = _grid(devices, rate_hz, until_s, rng)
     jitter = _truncated(len(at), -XR_JITTER_MOST, XR_JITTER_MOST, rng)
     frames = _inside(at + given["jitter_ms"] / 1e3 * jitter, device, until_s)
@@ -212,7 +232,8 @@ LAWS: dict[str, Callable[[dict[str, float], int, float, float, Generator], Arriv
 
 
 def _file(arrival: str) -> Path:
-    return Path(arrival.removeprefix("trace:").strip())
+    """Of a trace, in full: a path that is relative is so to the working directory."""
+    return Path(arrival.removeprefix("trace:").strip()).absolute()
 
 
 def _trace(arrival: str, devices: int) -> Arrivals:
@@ -224,6 +245,8 @@ def _trace(arrival: str, devices: int) -> Arrivals:
         if missing := [name for name in TRACE_COLUMNS if name not in names]:
             raise ArrivalError(f"the trace {path} lacks the column {missing[0]}; it has {', '.join(names)}.")
         numbered = numbered[1:]
+    if not numbered:
+        raise ArrivalError(f"the trace {path} has no requests; write a line of `seconds[,device]` for each.")
     columns: dict[str, list[float]] = {name: [] for name in (*TRACE_COLUMNS, "device")}
     for i, (number, line) in enumerate(numbered):
         cells = line.split(",")

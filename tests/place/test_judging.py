@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airserve.arrivals import ArrivalError
 from airserve.contract import Readings, Span
 from airserve.network import mac
 from airserve.network.traffic import device_of, requests
@@ -115,17 +116,19 @@ def test_a_rare_service_is_run_until_it_has_asked() -> None:
     assert points[0][1] < 100
 
 
-def test_no_request_is_too_few_and_not_a_fault_of_the_radio(tmp_path: Path) -> None:
+def test_no_request_is_too_few_and_not_a_fault_of_the_radio() -> None:
+    factory = described(devices=1, rate_hz=1e-7)
+    judge = Judge(factory, 0)
+    text = limit(judge, sent(), factory.services[0], 1.2)
+    assert text.startswith("look: too few requests: none was sent in ")
+    assert most_devices(judge, sent(), factory.services[0])[:2] == (0, "too few requests")
+
+
+def test_a_trace_that_begins_after_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "late.csv").write_text("99999\n")
-    for late in ({"devices": 1, "rate_hz": 1e-7}, {"arrival": f"trace: {tmp_path / 'late.csv'}"}):
-        factory = described(**late)
-        judge = Judge(factory, 0)
-        text = limit(judge, sent(), factory.services[0], 1.2)
-        assert text.startswith("look: too few requests: none was sent in ")
-        assert most_devices(judge, sent(), factory.services[0])[:2] in (
-            (0, "too few requests"),
-            (0, "the trace fixes its requests"),
-        )
+    factory = described(arrival=f"trace: {tmp_path / 'late.csv'}")
+    with pytest.raises(ArrivalError, match=r"late\.csv comes at 99,999 s and the run ends at 8 s"):
+        limit(Judge(factory, 0), sent(), factory.services[0], 1.2)
 
 
 @pytest.mark.parametrize("q", [1, 20, 33, 50, 99])
