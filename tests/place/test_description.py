@@ -92,6 +92,43 @@ def test_the_line_is_the_right_one(tmp_path):
         read(file)
 
 
+SIZES = "devices: 1, rate_hz: 1, bytes_up: 5, bytes_down: 5, compute_ms: 8"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "says"),
+    [
+        ("    device: camera", "    device: mats", "device: mats", "service recognise names site 'mats'"),
+        ("    device: camera", "    device: mast", "device: mast", "is asked from mast"),
+        ("    slice: video", "    slice: vidoe", "slice: vidoe", "service recognise names slice 'vidoe'"),
+        ("name: recognise", "name: inspect", "- name: inspect", "two services are named inspect"),
+        ("    rate_hz: 1", "    rate_hz: 1\n    carrier: 3", "carrier: 3", "service recognise is on carrier 3"),
+        ("    rate_hz: 1", "    rate_hz: 1\n    devices_of: x", "devices_of: x", "recognise in devices_of names"),
+        ("    rate_hz: 1", "    rate_hz: 1\n    pin: {\n      sites: [x]}", "sites: [x]", "recognise names site 'x'"),
+        ("    rate_hz: 1", "    rate_hz: 1\n    arrival: now", "arrival: now", "arrival 'now' is unknown"),
+        ("    rate_hz: 1", "    rate_hz: 1\n    ue: new", "ue: new", "'new'"),
+        ("speed: 0.2", "speed: 1.0e-9", "1.0e-9", "site region has speed"),
+        ("services:", f"services:\n  - {{{SIZES}0000000, name: a,\n slice: video, site: mast}}", "0000000", "a day at"),
+        ("min: 30", "min: 90", "min: 90", "the slices' min shares add up to 110 %"),
+        ("name: video", "name: control", "sst: 1", "two slices are named control"),
+        ("name: region", "name: mast", "kind: cloud", "two sites are named mast"),
+        ("services:", "  rules:\n  - {service: inspect}\n  - {service: inspct}\nservices:", "inspct", "'inspct'"),
+        ("services:", "  rules:\n  - {slice: video}\n  - {forward: mats}\nservices:", "mats", "names forward 'mats'"),
+        ("  slices:", "    - {name: hall}\n  slices:", "- {name: hall}", "two cells are named hall"),
+        ("  slices:", "    - {name: yard, scenario: uma}\n  slices:", "yard", "cells hall and yard have"),
+    ],
+)
+def test_what_holds_of_no_part_alone_has_its_line_too(tmp_path, old, new, at, says):
+    head, found, rest = FACTORY.read_text().rpartition(old)
+    text = head + new + rest
+    assert found
+    lines = text.splitlines()
+    number = max(i for i, line in enumerate(lines, 1) if at in line)
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(DescriptionError, match=f"line {number}: .*{says}"):
+        read(tmp_path / "f.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,6 +23,14 @@ SLOWEST = 1e-6  # a site's speed
 
 class DescriptionError(UserError, ValueError):
     """A description that cannot be used; the message says what, where in the file, and what would be right."""
+
+
+class Misplaced(ValueError):
+    """What holds of no part of a description alone, and the path of the part that is to change."""
+
+    def __init__(self, sentence: str, *where: str | int) -> None:
+        super().__init__(sentence)
+        self.where = where
 
 
 class Promise(Description):
@@ -86,9 +95,19 @@ class Service(Description):
             )
         if self.model is not None and (self.device is None or self.promise is None):
             raise ValueError(f"service {self.name} has a model and needs `device` and `promise` too")
-        arrivals.parse(self.arrival)
-        equipment.parse(self.ue)
         return self
+
+    @field_validator("arrival")
+    @classmethod
+    def _law(cls, value: str) -> str:
+        arrivals.parse(value)
+        return value
+
+    @field_validator("ue")
+    @classmethod
+    def _equipment(cls, value: str) -> str:
+        equipment.parse(value)
+        return value
 
 
 class Factory(Description):
@@ -102,39 +121,49 @@ class Factory(Description):
         slices = [s.name for s in self.network.slices]
         sites = {s.name: s for s in self.network.sites}
         names = [s.name for s in self.services]
-        for place in self.network.sites:
+        for k, place in enumerate(self.network.sites):
             if place.speed < SLOWEST:
-                raise ValueError(f"site {place.name} has speed {place.speed:g}; {SLOWEST:g} at least is wanted")
-        for rule in self.network.rules:
+                raise Misplaced(
+                    f"site {place.name} has speed {place.speed:g}; {SLOWEST:g} at least is wanted",
+                    "network", "sites", k, "speed",
+                )  # fmt: skip
+        for k, rule in enumerate(self.network.rules):
             if rule.service is not None:
-                _known("service", rule.service, names, "a rule")
-        for service in self.services:
-            if names.count(service.name) > 1:
-                raise ValueError(f"two services are named {service.name}; give each its own name")
-            _known("slice", service.slice, slices, f"service {service.name}")
+                _known("service", rule.service, names, "a rule", "network", "rules", k, "service")
+        for k, service in enumerate(self.services):
+            here, who = ("services", k), f"service {service.name}"
+            if service.name in names[:k]:
+                raise Misplaced(f"two services are named {service.name}; give each its own name", *here, "name")
+            _known("slice", service.slice, slices, who, *here, "slice")
             if service.devices_of is not None:
                 own = [one.name for one in self.services if one.devices_of is None and one.name != service.name]
                 if not own:
-                    raise ValueError(f"service {service.name} has devices_of, and no other has devices to share")
-                _known("service", service.devices_of, own, f"service {service.name} in devices_of")
-            for site in filter(None, (service.site, service.device, *((service.pin and service.pin.sites) or ()))):
-                _known("site", site, list(sites), f"service {service.name}")
+                    raise Misplaced(f"{who} has devices_of, and no other has devices to share", *here, "devices_of")
+                _known("service", service.devices_of, own, f"{who} in devices_of", *here, "devices_of")
+            for key in ("site", "device"):
+                if (site := getattr(service, key)) is not None:
+                    _known("site", site, list(sites), who, *here, key)
+            for i, site in enumerate((service.pin and service.pin.sites) or ()):
+                _known("site", site, list(sites), who, *here, "pin", "sites", i)
             if service.site and (took_ms := (service.compute_ms or 0) / sites[service.site].speed) > DAY_MS:
-                raise ValueError(
-                    f"service {service.name} computes {took_ms:g} ms at {service.site}, whose speed is "
-                    f"{sites[service.site].speed:g}; a day at most is wanted, {DAY_MS:,} ms"
-                )
+                raise Misplaced(
+                    f"{who} computes {took_ms:g} ms at {service.site}, whose speed is {sites[service.site].speed:g}; "
+                    f"a day at most is wanted, {DAY_MS:,} ms",
+                    *here, "compute_ms",
+                )  # fmt: skip
             if service.carrier is not None and service.carrier > (there := len(self.network.carriers)):
-                raise ValueError(
-                    f"service {service.name} is on carrier {service.carrier}; cell {self.network.cell.name} has "
-                    f"{there}: raise its carriers, or leave the key out"
-                )
+                raise Misplaced(
+                    f"{who} is on carrier {service.carrier}; cell {self.network.cell.name} has {there}: raise its "
+                    "carriers, or leave the key out",
+                    *here, "carrier",
+                )  # fmt: skip
             if service.device and sites[service.device].kind != "device":
                 devices = ", ".join(name for name, site in sites.items() if site.kind == "device")
-                raise ValueError(
-                    f"service {service.name} is asked from {service.device}, which is of kind "
-                    f"{sites[service.device].kind}; a device is wanted: {devices or 'add one to sites'}"
-                )
+                raise Misplaced(
+                    f"{who} is asked from {service.device}, which is of kind {sites[service.device].kind}; "
+                    f"a device is wanted: {devices or 'add one to sites'}",
+                    *here, "device",
+                )  # fmt: skip
         return self
 
     def service(self, name: str) -> Service:
@@ -147,10 +176,10 @@ class Factory(Description):
         return [site for site in self.network.sites if site.kind != "device"]
 
 
-def _known(kind: str, name: str, names: list[str], who: str) -> None:
+def _known(kind: str, name: str, names: list[str], who: str, *where: str | int) -> None:
     if name not in names:
         near = get_close_matches(name, names) or names
-        raise ValueError(f"{who} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?")
+        raise Misplaced(f"{who} names {kind} {name!r}, which does not exist; perhaps {', '.join(near)}?", *where)
 
 
 def read(path: str | Path) -> Factory:
@@ -179,7 +208,7 @@ def read(path: str | Path) -> Factory:
     try:
         return with_budgets(Factory.model_validate(data))
     except ValidationError as error:
-        raise DescriptionError(_sentence(path, tree, error)) from None
+        raise DescriptionError(_sentence(path, data, tree, error)) from None
 
 
 def with_budgets(factory: Factory) -> Factory:
@@ -197,10 +226,12 @@ def with_budgets(factory: Factory) -> Factory:
     return factory.model_copy(update={"network": factory.network.model_copy(update={"slices": slices})})
 
 
-def _sentence(path: Path, tree: documents.Node | None, error: ValidationError) -> str:
+def _sentence(path: Path, data: Any, tree: documents.Node | None, error: ValidationError) -> str:
     # A misspelt key is also a missing one: the misspelling is the better thing to say.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = tuple(part for part in first["loc"] if part != "trace")
+    if (wrong := first.get("ctx", {}).get("error")) is not None:
+        where = getattr(wrong, "where", None) or (_quoted(data, str(wrong)) if where == ("network",) else where)
     key = str(where[-1]) if where else ""
     spot = f"{path}, line {documents.line(tree, where)}"
     inside = ".".join(map(str, where[:-1])) or "the file"
@@ -216,6 +247,18 @@ def _sentence(path: Path, tree: documents.Node | None, error: ValidationError) -
         case _:
             message = first["msg"].removeprefix("Input ")
             return f"{spot}: {'.'.join(map(str, where))} is {_shown(first['input'])}: it {message}."
+
+
+def _quoted(data: dict[str, Any], sentence: str) -> tuple[str | int, ...]:
+    """Where the last of the things stands that the first half of a sentence about a Network names."""
+    said = sentence.partition(";")[0]
+    kind = next((key for key in ("rules", "slices", "sites", "cells") if key[:-1] in said), None)
+    if kind is None or kind not in data["network"]:
+        return ("network",)
+    words = set(re.findall(r"[a-z0-9][a-z0-9-]*", said))
+    texts = [{value for value in one.values() if isinstance(value, str)} for one in data["network"][kind]]
+    named = [k for k, mine in enumerate(texts) if words & mine]
+    return ("network", kind, *named[-1:])
 
 
 def _shown(value: Any) -> str:
