@@ -129,6 +129,54 @@ def test_what_holds_of_no_part_alone_has_its_line_too(tmp_path, old, new, at, sa
         read(tmp_path / "f.yaml")
 
 
+HALL = "name: hall, "
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (HALL, HALL + "special: [10, 2], ", "network.cells.0.special is [10, 2]: it takes 3 values."),
+        (HALL, HALL + "special: [1, 2, 3, 4], ", "special is [1, 2, 3, 4]: it should have at most 3 items, not 4."),
+        (HALL, HALL + "carriers: 0, ", "network.cells.0.carriers is 0: it should be greater than or equal to 1."),
+        (HALL, HALL + "carriers: [], ", "network.cells.0.carriers is []: it should have at least 1 item, not 0."),
+        (HALL, HALL + "carriers: {a: 1}, ", 'network.cells.0.carriers is {"a": 1}: it should be a valid integer.'),
+        (HALL, HALL + "carriers: [{carier_ghz: 3}], ", "in network.cells.0.carriers.0; perhaps carrier_ghz?"),
+        (HALL, HALL + "carriers: [{}, {carrier_ghz: 99}], ", "network.cells.0.carriers.1.carrier_ghz is 99: it should"),
+        (
+            "name: hall",
+            "name: röbots",
+            'name is "röbots": it takes the letters a to z, digits and hyphens, and does not',
+        ),
+        ("name: hall", "name: " + 41 * "r", 'rrr": it should have at most 40 characters.'),
+        ('sd: "000001"', 'sd: "12"', 'sd is "12": it takes six hexadecimal digits.'),
+        ("services:\n  -", "services:\n   ", "it should be a list."),
+        ("device: camera", "device: mats", "which does not exist; perhaps mast?"),
+        (
+            "rate_hz: 1\n",
+            "rate_hz: 1\n    devices_of: recognise\n",
+            "service recognise has devices_of 'recognise', which is the service itself; name one that has devices of "
+            "its own: inspect.",
+        ),
+        (
+            "services:\n",
+            f"services:\n  - {{name: a, slice: video, site: mast, devices_of: b, {SIZES}}}\n"
+            f"  - {{name: b, slice: video, site: mast, devices_of: inspect, {SIZES}}}\n",
+            "service a has devices_of 'b', which has devices_of too; name one that has devices of its own: inspect, "
+            "recognise.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(tmp_path, old, new, says):
+    text = FACTORY.read_text().replace(old, new, 1)
+    if says.endswith("a list."):
+        text = text.partition("  - name: recognise")[0]
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(DescriptionError) as told:
+        read(tmp_path / "f.yaml")
+    assert says in str(told.value)
+    assert says.endswith((".", "?")) is str(told.value).endswith(says)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -136,8 +184,8 @@ def test_what_holds_of_no_part_alone_has_its_line_too(tmp_path, old, new, at, sa
         ("a: [", "not YAML"),
         ("- 1", "holds no description"),
         ("services: 5", "lacks the key 'network'"),
-        ("network: [2024-02-28: 1]", r"network is \[{.*2024.*}\]: it should be a valid dict"),
-        ("network: &all [*all]", r"network is \[\[\.\.\.\]\]: it should be"),
+        ("network: [2024-02-28: 1]", r"network is \[{.*2024.*}\]: it should have keys, each with a value"),
+        ("network: &all [*all]", r"network is \[\[\.\.\.\]\]: it should have keys"),
         ("network: {}\nservices:\n- name: 2024-02-30", "line 3: not YAML: day is out of range for month"),
         ("[" * 500, "not YAML: "),
         ("services: []\nnetwork: {}\nservices: []", "line 3: services stands twice; write it once"),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airserve import arrivals, contract, documents
 from airserve.errors import Unknown, UserError
@@ -17,6 +15,7 @@ from airserve.network.cell import DAY_MS, Description, Name
 from airserve.network.channels import Channel
 from airserve.network.topology import Network, Site
 from airserve.network.traffic import Transport
+from airserve.place.wording import sentence
 
 SLOWEST = 1e-6  # a site's speed
 
@@ -28,8 +27,8 @@ class DescriptionError(UserError, ValueError):
 class Misplaced(ValueError):
     """What holds of no part of a description alone, and the path of the part that is to change."""
 
-    def __init__(self, sentence: str, *where: str | int) -> None:
-        super().__init__(sentence)
+    def __init__(self, said: str, *where: str | int) -> None:
+        super().__init__(said)
         self.where = where
 
 
@@ -139,6 +138,14 @@ class Factory(Description):
                 own = [one.name for one in self.services if one.devices_of is None and one.name != service.name]
                 if not own:
                     raise Misplaced(f"{who} has devices_of, and no other has devices to share", *here, "devices_of")
+                if service.devices_of in names and service.devices_of not in own:
+                    itself = service.devices_of == service.name
+                    raise Misplaced(
+                        f"{who} has devices_of {service.devices_of!r}, which "
+                        f"{'is the service itself' if itself else 'has devices_of too'}; name one that has devices of "
+                        f"its own: {', '.join(own)}",
+                        *here, "devices_of",
+                    )  # fmt: skip
                 _known("service", service.devices_of, own, f"{who} in devices_of", *here, "devices_of")
             for key in ("site", "device"):
                 if (site := getattr(service, key)) is not None:
@@ -208,7 +215,7 @@ def read(path: str | Path) -> Factory:
     try:
         return with_budgets(Factory.model_validate(data))
     except ValidationError as error:
-        raise DescriptionError(_sentence(path, data, tree, error)) from None
+        raise DescriptionError(sentence(path, Factory, data, tree, error)) from None
 
 
 def with_budgets(factory: Factory) -> Factory:
@@ -224,63 +231,6 @@ def with_budgets(factory: Factory) -> Factory:
         for s in factory.network.slices
     )
     return factory.model_copy(update={"network": factory.network.model_copy(update={"slices": slices})})
-
-
-def _sentence(path: Path, data: Any, tree: documents.Node | None, error: ValidationError) -> str:
-    # A misspelt key is also a missing one: the misspelling is the better thing to say.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = tuple(part for part in first["loc"] if part != "trace")
-    if (wrong := first.get("ctx", {}).get("error")) is not None:
-        where = getattr(wrong, "where", None) or (_quoted(data, str(wrong)) if where == ("network",) else where)
-    key = str(where[-1]) if where else ""
-    spot = f"{path}, line {documents.line(tree, where)}"
-    inside = ".".join(map(str, where[:-1])) or "the file"
-    match first["type"]:
-        case "extra_forbidden":
-            known = _keys(where[:-1])
-            near = get_close_matches(key, known, n=2, cutoff=0.5) or known
-            return f"{spot}: unknown key {key!r} in {inside}; perhaps {', '.join(near)}?"
-        case "missing":
-            return f"{spot}: {inside} lacks the key {key!r}; add it."
-        case "value_error":
-            return f"{spot}: {str(first['ctx']['error']).rstrip('.')}."
-        case _:
-            message = first["msg"].removeprefix("Input ")
-            return f"{spot}: {'.'.join(map(str, where))} is {_shown(first['input'])}: it {message}."
-
-
-def _quoted(data: dict[str, Any], sentence: str) -> tuple[str | int, ...]:
-    """Where the last of the things stands that the first half of a sentence about a Network names."""
-    said = sentence.partition(";")[0]
-    kind = next((key for key in ("rules", "slices", "sites", "cells") if key[:-1] in said), None)
-    if kind is None or kind not in data["network"]:
-        return ("network",)
-    words = set(re.findall(r"[a-z0-9][a-z0-9-]*", said))
-    texts = [{value for value in one.values() if isinstance(value, str)} for one in data["network"][kind]]
-    named = [k for k, mine in enumerate(texts) if words & mine]
-    return ("network", kind, *named[-1:])
-
-
-def _shown(value: Any) -> str:
-    """What stands in the file, as JSON where it can be: YAML has dates as keys, and lists that hold themselves."""
-    try:
-        return json.dumps(value, default=str)
-    except (TypeError, ValueError):
-        return str(value)
-
-
-def _keys(where: tuple[int | str, ...]) -> list[str]:
-    """The keys that a place in the description may have."""
-    model: type[BaseModel] = Factory
-    for part in where:
-        if isinstance(part, str) and part in model.model_fields:
-            hint = model.model_fields[part].annotation
-            inner = [
-                h for h in (hint, *getattr(hint, "__args__", ())) if isinstance(h, type) and issubclass(h, BaseModel)
-            ]
-            if inner:
-                model = inner[0]
-    return list(model.model_fields)
 
 
 def schema() -> dict[str, Any]:
