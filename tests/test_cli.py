@@ -208,3 +208,20 @@ def test_a_closed_pipe_is_quiet(home):
     )  # fmt: skip
     assert run.stdout == "{\n"
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["schema"], ["simulate", "--seconds", "1"], ["simulate", "--json"], ["--help"]])
+def test_a_closed_pipe_is_no_broken_promise(home, tmp_path, words):
+    """Whoever writes into it: rich its tables, typer its help, or Python what is left at the end."""
+    (tmp_path / "sizes.yaml").write_text(SIZES)
+    file = [tmp_path / "sizes.yaml"] if "simulate" in words else []
+    run = subprocess.Popen(
+        [sys.executable, "-m", "airserve.cli", *words, *file],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "AIRSERVE_HOME": str(home)},
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.close()
+    assert run.stderr.read() == b""
+    run.stderr.close()
+    assert run.wait(300) == 0

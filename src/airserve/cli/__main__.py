@@ -16,7 +16,20 @@ STOPPED = "airserve: interrupted; what was started has been stopped."
 
 
 def main() -> None:
-    """The entry point: errors for users are one sentence, Ctrl-C is quiet."""
+    """The entry point: errors for users are one sentence; Ctrl-C is quiet, and so is a reader who has enough."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as ended:
+        if not isinstance(ended, BrokenPipeError) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)  # typer and rich make 1 of it, which says that a promise was not kept
+
+
+def _run() -> None:
     if sys.argv[1:2] == ["serve"]:
         _serve(sys.argv[2:])
     from airserve.cli import deployments, models, network, services  # noqa: F401 (each adds its commands)
@@ -33,8 +46,7 @@ def main() -> None:
         note.print(STOPPED)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        raise
     except Exception as error:
         if os.environ.get("AIRSERVE_DEBUG"):
             raise
