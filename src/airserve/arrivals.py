@@ -119,6 +119,11 @@ def fits(number: float, who: str, until_s: float) -> None:
         )
 
 
+def begins_s(arrival: str, devices: int) -> float:
+    """When the first request of a trace comes; 0 for a law. Raises `ArrivalError` as `draw`."""
+    return float(_trace(arrival, devices).at_s.min()) if fixed(arrival) else 0.0
+
+
 def fixed(arrival: str) -> bool:
     """Whether the requests themselves are given: no rate and no number of devices changes how many there are.
 

@@ -127,8 +127,18 @@ def test_no_request_is_too_few_and_not_a_fault_of_the_radio() -> None:
 def test_a_trace_that_begins_after_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "late.csv").write_text("99999\n")
     factory = described(arrival=f"trace: {tmp_path / 'late.csv'}")
-    with pytest.raises(ArrivalError, match=r"late\.csv comes at 99,999 s and the run ends at 8 s"):
+    with pytest.raises(ArrivalError, match=r"late\.csv comes at 99,999 s and the run ends at 120 s"):
         limit(Judge(factory, 0), sent(), factory.services[0], 1.2)
+
+
+def test_a_trace_that_begins_late_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "late.csv").write_text("".join(f"{70 + k / 10}\n" for k in range(20)))
+    factory = described(arrival=f"trace: {tmp_path / 'late.csv'}")
+    judge, service = Judge(factory, 0), factory.services[0]
+    assert judge.say(sent(), 1.0, SEARCH, 1, judge.until_s(1.0)).verdicts["look"].requests == 20
+    assert most_devices(judge, sent(), service)[0] == service.devices
+    assert asked_hz(service, 60.0) == 0.0
+    assert asked_hz(service, 100.0) == 0.2
 
 
 @pytest.mark.parametrize("q", [1, 20, 33, 50, 99])

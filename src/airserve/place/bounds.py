@@ -100,6 +100,8 @@ def asked_hz(service: Service, until_s: float) -> float:
     """Requests a second of all devices of a Service together, in a run: at its rate, or of its trace of arrivals."""
     if not arrivals.fixed(service.arrival):
         return service.devices * service.rate_hz
+    if arrivals.begins_s(service.arrival, service.devices) >= until_s:
+        return 0.0
     there = arrivals.draw(service.arrival, service.devices, service.rate_hz, until_s, np.random.default_rng())
     return len(there.at_s) / until_s
 

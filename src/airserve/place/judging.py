@@ -13,6 +13,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from airserve import arrivals
 from airserve.contract import Readings, Span, percentile
 from airserve.errors import UserError
 from airserve.model import Array
@@ -29,6 +30,7 @@ RARE = 1000  # requests of all services in a run, until which it may be longer: 
 RARE_S = 10_000.0
 CLEAR = 1.25  # a first run this far to either side of the promise settles it
 BLOCK_S = 1.0
+BEGUN_S = 3.0  # of a trace that a run shows at least
 DRAWS = 400
 
 
@@ -130,6 +132,8 @@ class Judge:
         self._seed = seed
         self._ran = ran
         self._known: dict[object, Outcome] = {}
+        begins_s = max(arrivals.begins_s(service.arrival, service.devices) for service in factory.services)
+        self._least_s = min(begins_s + BEGUN_S, LONGEST_S)  # of a run: a trace that begins late is not to be left out
 
     def until_s(self, requests: float) -> float:
         """Seconds of a run in which every promised service sends so many times the requests that it needs."""
@@ -138,7 +142,8 @@ class Judge:
             for service in self.promised
             if service.promise is not None
         ]
-        return float(np.clip(max(need, default=10.0), SHORTEST_S, self.longest_s(LONGEST_S)))
+        least_s = max(SHORTEST_S, self._least_s)
+        return float(np.clip(max(need, default=10.0), least_s, max(least_s, self.longest_s(LONGEST_S))))
 
     def longest_s(self, usual_s: float, devices: Mapping[str, int] | None = None) -> float:
         """Seconds of a run at most: the usual, or more where all services together ask for next to nothing."""
@@ -169,7 +174,11 @@ class Judge:
         network: Network | None = None,
         interval: bool = False,
     ) -> Said:
-        """What so many runs say together; each has a channel, arrivals and draws of its own."""
+        """What so many runs say together; each has a channel, arrivals and draws of its own.
+
+        Raises `ArrivalError` for a trace that begins later than the longest run ends.
+        """
+        until_s = max(until_s, self._least_s)
         outcomes = [self._run(chosen, scale, stream, k, until_s, devices, network) for k in range(runs)]
         rng = default_rng([self._seed, stream])
         verdicts = {
