@@ -16,7 +16,7 @@ FR2 = {"carrier_ghz": 28.0, "scs_khz": 120}
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"tdd": "DDD"}, r"tdd DDD has no slot in which devices could send data.*the uplink: add U"),
+        ({"tdd": "DDD"}, r"tdd D has no slot in which devices could send data.*the uplink: add U"),
         ({"tdd": "UUU"}, r"no slot in which the base station could send data.*add D"),
         ({"tdd": "DDDS"}, "add U"),  # two uplink symbols carry SRS and no data
         ({"tdd": "DDFU"}, "not a pattern of D, S and U"),

@@ -4,7 +4,7 @@ from math import ceil, log10
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airserve.network import frame, link, uplink
@@ -57,6 +57,25 @@ def test_the_second_grant_is_for_the_level_reported(network, flat, format):
     second = fewest_prbs(min(levels[levels >= rest], default=rest))
     assert mac.usage().prbs_used[0, UP] == first + second
     assert mac.usage().requests == 1
+
+
+PATTERNS = st.text("DSU", min_size=2, max_size=8).filter(lambda text: "D" in text and "U" in text)
+
+
+@given(pattern=PATTERNS, times=st.integers(2, 8), sr_ms=st.sampled_from([1, 2.5, 7, 20]), carriers=st.booleans())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_pattern_repeated_is_the_same_pattern(network, flat, pattern, times, sr_ms, carriers):
+    """Record by record, whether the cell or one of its carriers has it."""
+    runs = []
+    for tdd in (pattern, times * pattern):
+        own = {"carriers": [{"tdd": tdd}]} if carriers else {"tdd": tdd}
+        mac = Mac(network(sr_period_ms=sr_ms, **own), [0] * 6, seed=3, trace=flat(20, 9))
+        rng = np.random.default_rng(4)
+        sizes = rng.integers(1, 20_000, 60)
+        mac.offer_all(rng.integers(0, 6, 60), rng.integers(0, 2, 60), sizes, rng.uniform(0, 0.3, 60))
+        runs.append(mac.run(1.0))
+    assert len(runs[0]) == 60
+    assert (runs[0] == runs[1]).all()
 
 
 def test_more_devices_than_the_pucch_can_hear(network, flat):

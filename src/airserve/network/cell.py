@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airserve import catalog
 from airserve.network.presets import PRESETS, Preset
@@ -42,6 +42,18 @@ def resource_blocks(carrier_ghz: float, scs_khz: int) -> dict[int, int]:
     return table.get(scs_khz, {})
 
 
+def shortest(pattern: str) -> str:
+    """What a pattern repeats: two that repeat alike are one cell.
+
+    >>> shortest("DDDSUDDDSU"), shortest("DDSDDU")
+    ('DDDSU', 'DDSDDU')
+    """
+    return pattern[: (pattern + pattern).find(pattern, 1)]
+
+
+Pattern = Annotated[str, Field(max_length=160), AfterValidator(shortest)]
+
+
 class Description(BaseModel):
     """Frozen, and strict: a key that is not known is an error, never ignored, and so is a number without an end."""
 
@@ -55,7 +67,7 @@ class Carrier(Description):
     bandwidth_mhz: int | None = None
     scs_khz: Literal[15, 30, 60, 120] | None = None
     duplex: Literal["tdd", "fdd"] | None = None
-    tdd: str | None = Field(None, max_length=160)
+    tdd: Pattern | None = None
     special: tuple[int, int, int] | None = None
     allocation: Literal[0, 1] | None = None
     k2_slots: int | None = Field(None, ge=1, le=32)
@@ -74,7 +86,7 @@ class Cell(Description):
     bandwidth_mhz: int = 100
     scs_khz: Literal[15, 30, 60, 120] = 30
     duplex: Literal["tdd", "fdd"] = "tdd"
-    tdd: str = Field("DDDSU", max_length=160)  # downlink, special and uplink slots; of no meaning to an fdd cell
+    tdd: Pattern = "DDDSU"  # downlink, special and uplink slots; of no meaning to an fdd cell
     special: tuple[int, int, int] = (10, 2, 2)  # symbols of an S slot: down, guard, up
     gnb_ports: int = Field(32, ge=1, le=64)
     ue_antennas: int = Field(4, ge=1, le=8)
