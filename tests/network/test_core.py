@@ -53,9 +53,18 @@ maybe = {
 }
 
 
+def rules_of(law):
+    """Lists of rules, each of which says something."""
+    says = st.fixed_dictionaries(law).filter(lambda one: any(one.get(key) for key in SAYS))
+    return st.lists(says.map(Rule.model_validate), max_size=4)
+
+
+SAYS = ("service", "slice", "destination", "up_mbps")
+
+
 @settings(deadline=None)
 @given(
-    st.lists(st.builds(Rule, **maybe), max_size=4),
+    rules_of(maybe),
     st.sampled_from(["one", "two"]), st.sampled_from(["a", "b"]), st.sampled_from(["mast", "region"]),
     st.sampled_from([1.0, 2.5, 4.0]),
 )  # fmt: skip
@@ -158,7 +167,7 @@ laws = {**maybe, "up_mbps": st.sampled_from([None, 1.0, 2.0])}
 
 
 @settings(deadline=None)
-@given(st.lists(st.builds(Rule, **laws), max_size=4), st.lists(st.builds(Rule, **laws), max_size=4), st.data())
+@given(rules_of(laws), rules_of(laws), st.data())
 def test_requests_keep_the_rule_that_they_were_judged_by(before, after, data):
     old, new = (compiled(hall(), rules, ["one", "two"], 0.0) for rules in (before, after))
     old["free_s"] = np.arange(2 * len(old)).reshape(-1, 2) + 1
@@ -231,6 +240,12 @@ def test_a_rule_may_drop():
         ({"forward": "moon"}, "forward 'moon'; there is mast, region"),
         ({"slice": "c"}, "slice 'c'; there is a, b"),
         ({"device": 1}, "add `service`"),
+        ({"forward": "mast", "from_s": 20, "until_s": 5}, "from_s 20 until_s 5, which is never"),
+        ({"forward": "mast", "from_s": 5, "until_s": 5}, "which is never"),
+        ({"forward": "mast", "until_s": -1}, "which is never"),
+        ({"forward": "mast", "from_s": -1}, "greater than or equal to 0"),
+        ({}, "a rule says nothing; give what it detects"),
+        ({"precedence": 1, "from_s": 3, "slice": None}, "a rule says nothing"),
     ],
 )
 def test_rules_that_cannot_be(rule, says):

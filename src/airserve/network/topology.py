@@ -109,6 +109,21 @@ class Rule(Description):
             raise ValueError(f"a rule names device {self.device} of no service; add `service`")
         return self
 
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        says = self.model_dump(exclude={"precedence", "from_s", "until_s"}, exclude_none=True)
+        if not says:
+            raise ValueError(
+                "a rule says nothing; give what it detects (service, device, slice, destination) or what it does "
+                "(forward, up_mbps, down_mbps)"
+            )
+        if self.until_s is not None and self.until_s <= self.from_s:
+            raise ValueError(
+                f"a rule is in force from_s {self.from_s:g} until_s {self.until_s:g}, which is never; "
+                "make until_s the later one, or leave it out"
+            )
+        return self
+
 
 class Network(Description):
     """Cells, slices, sites and the rules between them."""
