@@ -227,6 +227,32 @@ def test_what_comes_after_a_drop_is_answered(transport):
     assert np.median(one.latency_ms[one.sent_s > 3.5]) < 200
 
 
+@pytest.mark.parametrize("wrong", [1e-300, 1e300])
+def test_sites_and_rules_that_no_network_has(wrong):
+    """Seconds and rates beyond these do not fit in the clock of a run."""
+    bounds = "(greater|less) than or equal to"
+    for key in ("speed", "rate_mbps"):
+        with pytest.raises(ValidationError, match=f"{key}\n.*{bounds}"):
+            hall(({**REGION, key: wrong},))
+    for key in ("up_mbps", "down_mbps"):
+        with pytest.raises(ValidationError, match=f"{key}\n.*{bounds}"):
+            hall(rules=[{key: wrong}])
+
+
+@settings(deadline=None, max_examples=10)
+@given(speed=st.floats(1e-6, 1), rate_mbps=st.floats(1e-3, 1e6))
+def test_a_message_takes_as_long_as_its_link_and_site_need(speed, rate_mbps):
+    """Whatever these are: the time is worked out, or is after the end of the run."""
+    site = {**MAST, "speed": speed, "rate_mbps": rate_mbps}
+    flow = ask(devices=1, rate_hz=1.0, site="mast", bytes_up=[1000], site_seconds=[0.01], transport="udp")
+    one = run(hall((site,)), flow, until_s=2.0).readings["ask"]
+    link_ms = 8e-3 * wire_bytes(1000) / rate_mbps
+    answered = np.isfinite(one.latency_ms)
+    assert (transit(one, "mast")[answered] >= 1 + link_ms - 1e-6).all()
+    assert (one.latency_ms[answered] >= 1 + link_ms).all()
+    assert answered.all() or link_ms > 500
+
+
 def test_a_rule_may_drop():
     outcome = run(hall(rules=[{"slice": "a", "forward": "drop"}]), ask(), ask("other", slice="b"))
     assert outcome.readings["ask"].answered == 0

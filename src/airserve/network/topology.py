@@ -10,6 +10,8 @@ from airserve.network import qos
 from airserve.network.cell import Cell, Description, Name
 from airserve.network.lattice import places
 
+LEAST_MBPS, MOST_MBPS = 1e-3, 1e6  # of links and rules
+
 
 class Slice(Description):
     """A share of the cell's PRBs in per cent: RRMPolicyRatio of TS 28.541 4.3.36, with its S-NSSAI."""
@@ -67,11 +69,11 @@ class Site(Description):
     name: Name
     kind: Literal["device", "edge", "cloud"]
     cores: int = Field(1, ge=1, le=1024)
-    speed: float = Field(1.0, gt=0, le=1)  # of this machine; a slower site is emulated by padding
+    speed: float = Field(1.0, ge=1e-6, le=1)  # of this machine; a slower site is emulated by padding
     delay_ms: float = Field(0.0, ge=0, le=10_000)  # one way, from the user-plane function
     memory_mb: float | None = Field(None, gt=0)
-    rate_mbps: float | None = Field(None, gt=0)  # of the link from the user-plane function, each way; none: no limit
-    queue_kb: float | None = Field(None, gt=0)  # at the link, each way; none: no limit
+    rate_mbps: float | None = Field(None, ge=LEAST_MBPS, le=MOST_MBPS)  # of the link, each way; none: no limit
+    queue_kb: float | None = Field(None, gt=0, le=1e9)  # at the link, each way; none: no limit
 
     @model_validator(mode="after")
     def _device_is_at_the_radio(self) -> Self:
@@ -98,8 +100,8 @@ class Rule(Description):
     slice: Name | None = None
     destination: Name | None = None  # site that the device asks
     forward: Name | None = None  # none: where the device asked
-    up_mbps: float | None = Field(None, gt=0)  # maximum bit rate of all that matches together
-    down_mbps: float | None = Field(None, gt=0)
+    up_mbps: float | None = Field(None, ge=LEAST_MBPS, le=MOST_MBPS)  # maximum bit rate of all that matches together
+    down_mbps: float | None = Field(None, ge=LEAST_MBPS, le=MOST_MBPS)
     from_s: float = Field(0, ge=0)  # of the run: when it comes into force
     until_s: float | None = None
 
