@@ -2,13 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airserve import catalog
 from airserve.network.admission import AdmissionError, Booking, Capacity, admit, capacity, share
-from airserve.network.mac import UP, Mac
+from airserve.network.mac import DOWN, UP, Mac
 from airserve.network.topology import Network, Slice
 
 rates = st.integers(0, 40).map(lambda tenths: tenths / 10)
@@ -63,6 +64,25 @@ def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, 
 def test_bookings_that_make_no_sense(name, booking, says):
     with pytest.raises(AdmissionError, match=says):
         admit([Slice(name="a")], name, booking, Capacity(10, 10))
+
+
+@pytest.mark.parametrize(
+    "cell", [{}, {"duplex": "fdd"}, {"mimo": "mu"}, {"duplex": "fdd", "mimo": "mu"}, {"bandwidth_mhz": 5}]
+)
+def test_more_offered_is_no_more_carried(network, cell):
+    net = network([{"name": "all", "min": 100}], **cell)
+    there = capacity(net, seconds=0.3)
+    mac = Mac(net, [0] * 20, seed=0, grant="configured")
+    for direction in (DOWN, UP):
+        mac.offer_all(np.arange(20_000) % 20, direction, 20_000, 0.0)
+    mac.run(0.3)
+    assert mac.usage().mbps[0] == pytest.approx([there.down_mbps, there.up_mbps], rel=0.02)
+
+
+def test_few_devices_share_no_prbs_of_many(network):
+    """Multi-user: two devices booked are carried on fewer layers than twenty, and so on more of the PRBs."""
+    net = network(duplex="fdd", mimo="mu")
+    assert capacity(net, booked=2, seconds=0.3).up_mbps < 0.6 * capacity(net, seconds=0.3).up_mbps
 
 
 @pytest.mark.parametrize("policy", catalog.slices)

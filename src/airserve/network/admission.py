@@ -11,13 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import ValidationError
 
 from airserve.errors import UserError
+from airserve.network import radio
+from airserve.network.budget import budget
 from airserve.network.mac import DOWN, UP, Mac
+from airserve.network.pairing import MOST
 from airserve.network.topology import Network, Slice
 
-MOST_MBPS = {DOWN: 2400, UP: 700}  # more than 100 MHz carry: TS 38.306 4.1.2, 4 layers down and 1 up
+DEVICES = 20  # that a capacity is measured with
 
 
 class AdmissionError(UserError, ValueError):
@@ -42,13 +46,22 @@ class Capacity:
     down_mbps: float
 
 
-def capacity(network: Network, seed: int = 0, devices: int = 20, seconds: float = 1.0) -> Capacity:
-    """What the cell carries, in the MAC, for devices at random positions that have more to send than fits."""
+def capacity(network: Network, seed: int = 0, booked: int = DEVICES, seconds: float = 1.0) -> Capacity:
+    """What the cell carries, in the MAC, for devices at random positions that have more to send than fits.
+
+    What is offered is what all resource elements would carry on all layers. Devices that are `booked`, if fewer than
+    20, are as many as share PRBs where `mimo` is mu.
+    """
+    cell = network.cell
+    devices = min(booked, DEVICES) if cell.mimo == "mu" else DEVICES
     one = network.model_copy(update={"slices": (Slice(name="all", min=100),)})
     mac = Mac(one, [0] * devices, seed=seed, grant="configured")
-    for direction, record_bytes in ((DOWN, 100_000), (UP, 20_000)):
-        for record in range(int(seconds * MOST_MBPS[direction] * 1e6 / 8 / record_bytes)):
-            mac.offer(record % devices, direction, record_bytes, 0.0)
+    trace = radio.load(cell)
+    raw_mbps = budget(cell, "down", layers=1).raw_mbps  # of a layer, whichever way
+    for direction, snr_db, record_bytes in ((DOWN, trace.snr_down_db, 100_000), (UP, trace.snr_up_db, 20_000)):
+        layers = MOST if cell.mimo == "mu" else snr_db.shape[-1]
+        records = math.ceil(seconds * layers * raw_mbps * 1e6 / 8 / record_bytes)
+        mac.offer_all(np.arange(records) % devices, direction, record_bytes, 0.0)
     mac.run(seconds)
     down, up = mac.usage().mbps[0]
     return Capacity(up_mbps=float(up), down_mbps=float(down))
