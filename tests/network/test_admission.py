@@ -1,15 +1,16 @@
 """Admission against brute force: every share in steps of a tenth, every number of devices, by the definition."""
 
+import math
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from airserve import catalog
 from airserve.network.admission import AdmissionError, Booking, Capacity, admit, capacity, share
-from airserve.network.mac import DOWN, UP, Mac
+from airserve.network.mac import DOWN, UP, Mac, MacError
 from airserve.network.topology import Network, Slice
 
 rates = st.integers(0, 40).map(lambda tenths: tenths / 10)
@@ -19,20 +20,21 @@ rates = st.integers(0, 40).map(lambda tenths: tenths / 10)
 @given(
     minima=st.lists(st.integers(0, 330).map(lambda x: x / 10), max_size=3),
     devices=st.integers(1, 60), up=rates, down=rates, capacity=st.tuples(st.integers(20, 90), st.integers(100, 900)),
-    dedicated=st.booleans(),
+    dedicated=st.booleans(), prbs=st.sampled_from([11, 51, 273, 1000]),
 )  # fmt: skip
-def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, capacity, dedicated):
+def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, capacity, dedicated, prbs):
+    assume(up or down)
     slices = [Slice(name=f"s{k}", min=one) for k, one in enumerate(minima)]
-    booking, there = Booking(devices, up, down, dedicated), Capacity(*capacity)
+    booking, there = Booking(devices, up, down, dedicated), Capacity(*capacity, prbs)
 
     def keeps(tenths: int, number: int) -> bool:
-        part = tenths / 1000
+        part = math.floor(tenths * prbs / 1000 + 1e-9) / prbs
         return part * there.up_mbps >= number * up - 1e-7 and part * there.down_mbps >= number * down - 1e-7
 
     def fits(tenths: int) -> bool:
         return sum(minima) + tenths / 10 <= 100 + 1e-7
 
-    least = next((t for t in range(12_001) if keeps(t, devices)), None)
+    least = next((t for t in range(1, 12_001) if keeps(t, devices)), None)
     most = max((t for t in range(1001) if fits(t)), default=0)
     assert least is not None
     assert share(booking, there) == pytest.approx(least / 10)
@@ -48,22 +50,57 @@ def test_a_booking_is_met_or_refused_with_what_could(minima, devices, up, down, 
         assert fits(least)
         assert made.min == pytest.approx(least / 10)
         assert made.dedicated == (made.min if dedicated else 0)
-        cell = {"cells": [{"name": "hall"}], "sites": [{"name": "mast", "kind": "edge"}]}
+        if any(int(one * prbs / 100 + 1e-9) == 0 for one in minima if one) or prbs == 1000:
+            return
+        mhz = {11: 5, 51: 20, 273: 100}[prbs]
+        cell = {"cells": [{"name": "hall", "bandwidth_mhz": mhz}], "sites": [{"name": "mast", "kind": "edge"}]}
         Network.model_validate({**cell, "slices": [*(s.model_dump() for s in slices), made.model_dump()]})
 
 
 @pytest.mark.parametrize(
     ("name", "booking", "says"),
     [
-        ("a", Booking(1, 1.0), "slice a is there already"),
-        ("b", Booking(0, 1.0), "0 devices; give 1 or more"),
-        ("b", Booking(1, -1.0), "rates of 0 or more"),
-        ("Line 2", Booking(1, 1.0), "'Line 2' is not a name for a slice; use up to 40 lower-case letters"),
+        ("a", (1, 1.0), "slice a is there already"),
+        ("b", (0, 1.0), "for 0 devices at 1 Mbit/s up and 0 down cannot be met; give 1 to 10000 devices"),
+        ("b", (10**400, 1.0), "give 1 to 10000 devices"),
+        ("b", (1, -1.0), "one rate or both of 0.000001 to 100000"),
+        ("b", (1,), "at 0 Mbit/s up and 0 down cannot be met"),
+        ("b", (1, 1e-300), "cannot be met"),
+        ("b", (1, math.nan), "at nan Mbit/s up"),
+        ("b", (1, 1.0, math.inf), "and inf down"),
+        ("b", (1, 1e308), "cannot be met"),
+        ("Line 2", (1, 1.0), "'Line 2' is not a name for a slice; use up to 40 lower-case letters"),
     ],
 )
 def test_bookings_that_make_no_sense(name, booking, says):
-    with pytest.raises(AdmissionError, match=says):
-        admit([Slice(name="a")], name, booking, Capacity(10, 10))
+    with pytest.raises(AdmissionError, match=says) as told:
+        admit([Slice(name="a")], name, Booking(*booking), Capacity(10, 10))
+    assert "\n" not in str(told.value)
+
+
+@given(devices=st.integers(1, 10_000), rate=st.floats(1e-6, 1e5), up=st.floats(1e-3, 1e5), prbs=st.integers(11, 275))
+def test_every_rate_is_booked_or_refused(devices, rate, up, prbs):
+    try:
+        made = admit([], "b", Booking(devices, rate), Capacity(up, up, prbs))
+    except AdmissionError as error:
+        assert devices * rate > 0.99 * up
+        assert "100 % could be booked" in str(error)
+    else:
+        assert made.min * prbs / 100 >= 1
+
+
+def test_more_devices_than_the_pucch_hears_are_not_booked(network, flat):
+    """As many as the twin takes, of those that are there and those that are booked together."""
+    net = network(sr_resources=4)
+    there = capacity(net, seconds=0.1)
+    book = Booking(20, 0.001)
+    admit([], "b", book, there, known=12)
+    Mac(net, [0] * 32, seed=1, trace=flat(20))
+    with pytest.raises(MacError):
+        Mac(net, [0] * 33, seed=1, trace=flat(20))
+    with pytest.raises(AdmissionError, match=r"requests of 32 devices and 33 would be there; raise the cell's sr_per"):
+        admit([], "b", book, there, known=13)
+    admit([], "b", book, capacity(network(sr_resources=4, grant="configured"), seconds=0.1), known=13)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from airserve.network.link import FIRST_64QAM
 from airserve.network.pairing import CANDIDATE, CANDIDATES, MOST, beams
 from airserve.network.scheduler import quiet, step
 from airserve.network.slicing import SLICE, address, check
-from airserve.network.topology import Network
+from airserve.network.topology import Network, whole_prbs
 
 __all__ = ["DOWN", "UP", "Mac", "MacError", "Usage", "initial"]
 
@@ -413,7 +413,7 @@ def _slices(network: Network, pattern: Array) -> Array:
     cell = network.cell
     slices = np.zeros((2, len(network.slices)), SLICE)
     for to, key in (("dedicated", "dedicated"), ("minimum", "min"), ("maximum", "max")):
-        slices[to] = [int(getattr(s, key) * cell.prbs / 100 + 1e-9) for s in network.slices]
+        slices[to] = [whole_prbs(getattr(s, key), cell.prbs) for s in network.slices]
     slices["priority"] = [s.quality.priority for s in network.slices]
     slices["budget_s"] = [s.budget_ms / 1e3 for s in network.slices]
     for direction in (DOWN, UP):

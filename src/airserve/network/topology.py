@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,24 @@ from airserve.network.cell import Cell, Description, Name
 from airserve.network.lattice import places
 
 LEAST_MBPS, MOST_MBPS = 1e-3, 1e6  # of links and rules
+
+
+def whole_prbs(percent: float, prbs: int) -> int:
+    """PRBs of a carrier that a share comes to, rounded down.
+
+    >>> whole_prbs(10, 273), whole_prbs(9, 11)
+    (27, 0)
+    """
+    return int(percent * prbs / 100 + 1e-9)
+
+
+def least_percent(prbs: int, of: int) -> float:
+    """The share, in tenths of a per cent, that comes to so many PRBs of a carrier.
+
+    >>> least_percent(1, of=11), least_percent(28, of=273)
+    (9.1, 10.3)
+    """
+    return ceil(round(1000 * prbs / of, 6)) / 10
 
 
 class Slice(Description):
