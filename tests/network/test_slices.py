@@ -1,11 +1,13 @@
 """The exam of the slice policies: every file of network/slices/ sits it, and is asked for what it promises."""
 
+import re
 import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from airserve import catalog
 from airserve.network import slices as package
@@ -184,6 +186,35 @@ def test_a_window_in_the_mac(network, flat):
     slices = ({"name": "a", "min": 20, "max": 40}, {"name": "b", "min": 30})
     share = backlog(network, flat, "ratio", slices, (2, 2), DOWN, slicing_window_ms=50)
     assert share == pytest.approx([0.4, 0.6], abs=0.02)
+
+
+@pytest.mark.parametrize("key", ["max", "min", "dedicated"])
+@given(mhz=st.sampled_from([5, 10, 20, 100]), narrow=st.booleans(), share=st.floats(0.01, 20))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_share_comes_to_a_prb_or_is_refused_with_what_would(network, key, mhz, narrow, share):
+    cell = {"carriers": [{}, {"bandwidth_mhz": mhz}]} if narrow else {"bandwidth_mhz": mhz}
+    prbs = {5: 11, 10: 24, 20: 51, 100: 273}[mhz]
+
+    def net(share):
+        return network([{"name": "a", key: share}], **cell)
+
+    if share * prbs / 100 >= 1:
+        assert net(share).slices[0].min <= share
+        return
+    with pytest.raises(ValidationError, match=rf"slice a of cell hall: .* % of {prbs} PRBs is less than one") as told:
+        net(share)
+    least = float(re.search(r"write at least ([\d.]+)", str(told.value)).group(1))
+    assert (least - 0.1) * prbs / 100 < 1
+    net(least)
+
+
+@pytest.mark.parametrize("direction", [DOWN, UP])
+def test_the_least_share_is_served(network, flat, direction):
+    """2 % of 51 PRBs is one: a slice has that one beside another that floods, as its maximum and as its minimum."""
+    for key, policy in (("max", "ratio"), ("min", "strict")):
+        slices = ({"name": "a", key: 2}, {"name": "b", "min": 90})
+        share = backlog(network, flat, policy, slices, (1, 2), direction, bandwidth_mhz=20)
+        assert share[0] == pytest.approx(1 / 51, rel=0.05)
 
 
 POLICY = "import numpy as np\n\ndef allocate(slices, blocks):\n    return {}\n"

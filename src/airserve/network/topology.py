@@ -203,6 +203,18 @@ class Network(Description):
             raise ValueError(f"{len(names)} cells are given; the layout of {self.cell.scenario} has {most} places")
         return self
 
+    @model_validator(mode="after")
+    def _shares_come_to_a_prb(self) -> Self:
+        prbs = min(cell.prbs for cell in self.carriers)
+        for one in self.slices:
+            for key in ("max", "min", "dedicated"):
+                if (share := getattr(one, key)) and whole_prbs(share, prbs) == 0:
+                    raise ValueError(
+                        f"slice {one.name} of cell {self.cells[0].name}: {key} {share:g} % of {prbs} PRBs is less than "
+                        f"one; write at least {least_percent(1, prbs):g}{'' if key == 'max' else ', or 0'}"
+                    )
+        return self
+
     @property
     def cell(self) -> Cell:
         """The first cell, with its first carrier; all others are as it is, at other places."""
