@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airserve.network import energy, rrc, twin
@@ -10,10 +10,24 @@ from airserve.network.buffers import UE
 from airserve.network.cell import Cell
 from airserve.network.equipment import parse
 from airserve.network.mac import DOWN, UP, Mac
+from airserve.network.radio import Trace
 from airserve.network.sleeping import rested
 from airserve.network.traffic import Flow
 
 FDD = {"duplex": "fdd", "reference_signals": False}
+
+
+sizes = st.integers(1, 200_000)
+
+
+@pytest.fixture
+def roomy():
+    """A trace that knows devices with fewer antennas, on a channel of 60 dB."""
+    snr = np.full((1, 1, 1), 60, np.float32)
+    return Trace("inf-dh", 0.01, snr, snr, np.zeros((1, 3), np.float32), {}, **dict.fromkeys(FEWER, snr))
+
+
+FEWER = ("snr_down_1_db", "snr_down_2_db", "snr_up_1_db")
 
 
 def power(mac, cell, slots, kind="full"):
@@ -78,6 +92,37 @@ def test_a_full_buffer_is_active_all_the_time(lone, direction, expected):
     mac.offer(0, direction, 500_000_000, 0.0)
     mac.run(5.0)
     assert power(mac, cell, 10_000)[0] == pytest.approx(expected, rel=0.005)
+
+
+@given(up=st.lists(sizes, max_size=4), down=st.lists(sizes, max_size=4), asleep=st.booleans())
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_half_duplex_device_does_one_thing_in_a_slot(network, roomy, up, down, asleep):
+    """It sends data, hears data, listens or sleeps: the parts of the time are 1 together, PUCCH being of one symbol."""
+    drx = {"drx_cycle_ms": 40, "drx_on_ms": 4, "drx_inactivity_ms": 5} if asleep else {}
+    kind, net = "redcap,duplex=half", network(**FDD, **drx)
+    mac = Mac(net, [0], seed=1, trace=roomy, grant="configured", processing=False, kinds=[kind])
+    for direction, records in ((UP, up), (DOWN, down)):
+        for nbytes in records:
+            mac.offer(0, direction, nbytes, 0.01)
+    mac.run(0.5)
+    _, states = power(mac, net.cell, 1000, kind)
+    doing = {name: part for name, part in states.items() if name != "pucch"}
+    assert min(doing.values()) >= 0
+    assert sum(doing.values()) == pytest.approx(1)
+    assert states["pusch"] > 0 or not up
+
+
+def test_half_duplex_saves_listening_while_it_sends(network, roomy):
+    """Full buffer up: each slot draws for the PUSCH alone, of a channel so good that it is at 0 dBm; else PDCCH too."""
+    found = {}
+    for duplex in ("half", "full"):
+        kind, net = f"redcap,duplex={duplex}", network(p0_dbm=-202, **FDD)
+        mac = Mac(net, [0], seed=1, trace=roomy, grant="configured", processing=False, kinds=[kind])
+        mac.offer(0, UP, 500_000_000, 0.0)
+        mac.run(0.5)
+        found[duplex], states = power(mac, net.cell, 1000, kind)
+        assert states["pusch"] == 1
+    assert found == pytest.approx({"half": 250, "full": 250 + 50 - 45}, abs=0.01)
 
 
 @pytest.mark.parametrize(

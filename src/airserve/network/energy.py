@@ -46,10 +46,11 @@ class Draw:
     send_least: float  # PUSCH at 0 dBm
     send_most: float  # at 23 dBm
     pucch: float  # of one symbol, at 0 dBm
+    half: float = 0  # 1: it does not listen in a slot in which it sends data
 
 
 @cache
-def draw(cell: Cell, bandwidth_mhz: float = 0, antennas: int = 0) -> Draw:
+def draw(cell: Cell, bandwidth_mhz: float = 0, antennas: int = 0, half: bool = False) -> Draw:
     """Of a device with some bandwidth and receive antennas; 0: the cell's.
 
     Every halving of the antennas takes 30 % off what reception draws, and bandwidth below 100 MHz up to 60 % (FR1);
@@ -79,6 +80,7 @@ def draw(cell: Cell, bandwidth_mhz: float = 0, antennas: int = 0) -> Draw:
         power["send_0_dbm"],
         power["send_23_dbm"],
         DEVICE["short_pucch"] * power["send_0_dbm"],
+        float(half and cell.duplex == "fdd"),
     )
 
 
@@ -113,15 +115,16 @@ def devices(cell: Cell, draws: Sequence[Draw], done: Book) -> tuple[Array, dict[
     """Mean relative power of devices, float64 (ues,), over the slots of a book; and the part of these in each state.
 
     A device that is awake listens in every slot with a downlink, and is in micro sleep where nothing can come. Who
-    sends in a slot in which it listens too (FDD) draws for both, less the micro sleep that both contain.
+    sends in a slot in which it listens too (FDD) draws for both, less the micro sleep that both contain. A half-duplex
+    device does not listen in a slot in which it sends data; a PUCCH, of the last symbol, leaves it the PDCCH before.
     """
     counts, slots = done.devices, done.slot
     rest, heard, sent, pucch = (np.asarray(counts[name], np.float64) for name in ("rest", "heard", "sent", "pucch"))
     asleep = rest[:, [DEEP, LIGHT, MICRO]].sum(axis=1)
     down = float(np.mean(frame.carries(cell, "down")))
-    listened = np.maximum((slots - asleep) * down - heard, 0)
-    idle = np.maximum(slots - asleep - listened - heard, 0)  # awake, and no downlink
     of = {name: np.array([getattr(one, name) for one in draws]) for name in Draw.__dataclass_fields__}
+    listened = np.maximum((slots - asleep) * down - heard - of["half"] * sent, 0)
+    idle = np.maximum(slots - asleep - listened - heard, 0)  # awake, and no downlink, or no ear for it
     least = 1 / FULL_MW
     # From 0 to 23 dBm a straight line, which TR 38.840 leaves open; below, as at 0 dBm.
     strength = np.maximum(counts["strength"] - least * sent, 0) / (1 - least)  # sums
@@ -142,7 +145,7 @@ def devices(cell: Cell, draws: Sequence[Draw], done: Book) -> tuple[Array, dict[
     states = {
         "deep_sleep": rest[:, DEEP],
         "light_sleep": rest[:, LIGHT],
-        "micro_sleep": rest[:, MICRO] + idle - (sent + pucch if cell.duplex == "tdd" else 0),
+        "micro_sleep": rest[:, MICRO] + idle - (sent + pucch if cell.duplex == "tdd" else of["half"] * sent),
         "pdcch": listened,
         "pdsch": heard,
         "pucch": pucch,

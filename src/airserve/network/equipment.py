@@ -63,7 +63,8 @@ class Equipment:
         """What it draws by what it does."""
         if not self.reduced:
             return energy.draw(cell)
-        return energy.draw(cell, BANDWIDTH_MHZ[cell.frequency_range], min(self.antennas, cell.ue_antennas))
+        antennas = min(self.antennas, cell.ue_antennas)
+        return energy.draw(cell, BANDWIDTH_MHZ[cell.frequency_range], antennas, half=bool(self.duplex))
 
 
 def parse(text: str) -> Equipment:
