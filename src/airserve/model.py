@@ -53,6 +53,18 @@ class Tensor:
     shape: tuple[int, ...]
 
 
+def unserved(tensor: Tensor) -> str:
+    """Why an input or output that no protocol carries cannot be served, and what to do.
+
+    >>> unserved(Tensor("z", "complex64", (-1,)))
+    'z is complex64, which cannot be served; export it again with tensors of numbers, booleans or strings'
+    """
+    instead = "tensors of numbers, booleans or strings"
+    if "map(" in tensor.dtype:  # as a classifier of skl2onnx answers by default
+        instead = "options={'zipmap': False}, as skl2onnx's to_onnx takes them"
+    return f"{tensor.name} is {tensor.dtype}, which cannot be served; export it again with {instead}"
+
+
 @dataclass(frozen=True)
 class Signature:
     inputs: tuple[Tensor, ...]
@@ -301,11 +313,16 @@ def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(
             value.name,
-            ENGINE_TYPES.get(value.type, value.type.removeprefix("tensor(").removesuffix(")")),
+            ENGINE_TYPES.get(value.type, _element(value.type)),
             tuple(axis if isinstance(axis, int) else -1 for axis in value.shape),
         )
         for value in values
     )
+
+
+def _element(kind: str) -> str:
+    """What a tensor of the engine holds; anything else by the engine's own name for it."""
+    return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
 
 
 def decode_jpeg(inputs: Sequence[Array]) -> list[Array]:

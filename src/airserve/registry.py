@@ -18,7 +18,8 @@ from sqlalchemy.pool import NullPool
 
 from airserve.contract import from_plain, to_plain
 from airserve.errors import UserError
-from airserve.model import Engine, Model, ModelError, Samples, Signature, load_samples, save_samples
+from airserve.model import Engine, Model, ModelError, Samples, Signature, load_samples, save_samples, unserved
+from airserve.tensors import DATATYPE
 
 BUSY_MS = 30_000  # how long a process waits for another one's write
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -114,13 +115,15 @@ class Registry:
 
         All or nothing. The same graph, samples and lineage under the same name and variant are the same version.
         A variant made again replaces the one of its version; an fp32 graph of a version never changes.
-        Raises `ModelError` when the graph is not ONNX, the samples are none, a name is not usable or the disk is full.
+        Raises `ModelError` when the graph is not ONNX or holds what cannot be served, the samples are none, a name is
+        not usable or the disk is full.
         """
         for word in (name, variant, *([alias] if alias is not None else [])):
             if not NAME.fullmatch(word):
                 raise ModelError(f"{word!r} is not a usable name; use letters, digits, dots, hyphens and underscores.")
         _check_alias(alias)
         signature = Engine(onnx).signature
+        check_served(name, signature)
         graph = onnx if isinstance(onnx, bytes) else onnx.read_bytes()
         held = _samples_bytes(samples)
         plain = json.loads(json.dumps(to_plain(dict(lineage))))
@@ -290,6 +293,13 @@ class Registry:
             scores=row.scores,
             lineage=row.lineage,
         )
+
+
+def check_served(name: str, signature: Signature) -> None:
+    """Raises `ModelError` where a protocol carries not all that a graph takes and gives."""
+    for tensor in (*signature.inputs, *signature.outputs):
+        if tensor.dtype not in DATATYPE:
+            raise ModelError(f"{name} cannot be registered: {unserved(tensor)}.")
 
 
 def _connected(connection: Any, _record: Any) -> None:

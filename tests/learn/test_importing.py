@@ -9,10 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from airserve.contract import Endpoint
 from airserve.errors import UserError
 from airserve.learn.importing import import_model
-from airserve.model import Engine, Model, Samples, load_samples, save_samples
+from airserve.model import Engine, Function, Model, Samples, load_samples, save_samples
 from airserve.registry import Registry
+from airserve.serve.served import Served
 
 INPUTS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 
@@ -40,6 +42,19 @@ def speller(path: Path) -> Path:
     node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.STRING)
     graph = helper.make_graph([node], "speller", sides[:1], sides[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def zipped(path: Path) -> Path:
+    """Probabilities by class, as a classifier of skl2onnx answers unless it is told zipmap False."""
+    node = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    )
+    sides = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])], [helper.make_value_info("z", kind)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph([node], "zipped", *sides)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     return path
 
 
@@ -136,6 +151,20 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
         import_model("efficientnet-lite0", None, rows, registry=registry)
     assert registry.models() == []
     assert not (registry.home / "models").exists()
+
+
+def test_what_no_protocol_carries_is_neither_imported_nor_served(tmp_path: Path) -> None:
+    registry, path = Registry(tmp_path / "home"), zipped(tmp_path / "zipped.onnx")
+    sentence = (
+        r"z is seq\(map\(int64,tensor\(float\)\)\), which cannot be served; export it again with "
+        r"options={'zipmap': False}, as skl2onnx's to_onnx takes them\.$"
+    )
+    for file in (None, samples(tmp_path / "rows.npz")):
+        with pytest.raises(UserError, match="^zipped cannot be registered: " + sentence):
+            import_model(str(path), "theirs", file, registry=registry)
+    assert registry.models() == []
+    with pytest.raises(UserError, match="^endpoint zipped: " + sentence):
+        Served(Endpoint("zipped", (Function("zipped", "model", str(path)),)))
 
 
 def test_importing_compressing_and_the_registry_load_no_torch() -> None:

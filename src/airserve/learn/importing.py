@@ -18,7 +18,7 @@ from airserve.errors import Unknown, UserError
 from airserve.learn.importers import Given, agree, importers, which
 from airserve.learn.scoring import read
 from airserve.model import Engine, Model, ModelError, Samples, load_samples
-from airserve.registry import Registry
+from airserve.registry import Registry, check_served
 
 RECIPE = 1  # raise it when a change of this file or of a net would import another Model
 KINDS = (
@@ -54,6 +54,7 @@ def import_model(
         example = held.inputs
     foreign = importers[kind].read(source, Given(example, trust))
     engine = Engine(foreign.graph)
+    check_served(foreign.name, engine.signature)
     agree(foreign, engine)
     if held is None and len(foreign.examples) == 1 and foreign.examples[0].dtype != object:
         held = Samples(foreign.examples[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import numpy as np
 
 from airserve.contract import Endpoint
-from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function
+from airserve.model import BFLOAT16, Array, ModelError, Run, Signature, Tensor, open_function, unserved
 from airserve.serve.batching import DeadlineExceeded, Overloaded, Padded
 from airserve.serve.configuration import Bounds
 from airserve.serve.connecting import UpstreamLate
@@ -83,7 +83,7 @@ class Served:
         opened = [_no_tensors(f.path) or open_function(f) for f in endpoint.functions]
         for tensor in (t for signature, _ in opened for t in (*signature.inputs, *signature.outputs)):
             if tensor.dtype not in DATATYPE:
-                raise ModelError(f"endpoint {self.name}: {tensor.name} is {tensor.dtype}, which cannot be served.")
+                raise ModelError(f"endpoint {self.name}: {unserved(tensor)}.")
         runs = [opened[0][1]]
         for (before, _), (after, run) in itertools.pairwise(opened):
             runs.append(_joined(self.name, before.outputs, after.inputs, run))
