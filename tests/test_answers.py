@@ -44,3 +44,13 @@ def test_a_row_is_read_as_its_one_number_or_as_a_class() -> None:
     found = answers.read(np.array([[[0, 3], [1, 2]], [[5, 3], [1, 2]]]))
     assert (found.tolist(), found.dtype.kind) == ([1, 0], "i")
     assert answers.judge(found, np.array([1, 1]), labelled=False) == ("agreement", 0.5)
+
+
+def test_an_integer_is_a_class_unless_the_labels_are_no_whole_numbers() -> None:
+    for said in (np.array([2, 0, 1, 1]), np.array([[2], [0], [1], [1]], np.uint8)):
+        found = answers.read(said)
+        assert answers.judge(found, np.array([2, 0, 1, 2]), labelled=True) == ("accuracy", 0.75)
+        assert answers.judge(found, np.array([2.0, 0.0, 1.0, 2.0]), labelled=True) == ("accuracy", 0.75)
+        assert answers.judge(found, found, labelled=False) == ("agreement", 1.0)
+        assert answers.judge(found, np.array([2.5, 0, 1, 1]), labelled=True)[0] == "r2"
+        assert answers.judge(found, np.array([np.nan, 0, 1, 1]), labelled=True) == ("r2", answers.WORST)

@@ -67,6 +67,9 @@ def test_a_registered_model_is_whole(registry: Registry) -> None:
 def test_the_same_again_is_the_same_version(registry: Registry) -> None:
     first = registry.register("double", linear(), samples=SAMPLES, lineage={"seed": 1})
     assert registry.register("double", linear(), samples=SAMPLES, lineage={"seed": 1}) == first
+    again = registry.register("double", linear(), samples=SAMPLES, scores={"r2": 0.5}, lineage={"seed": 1})
+    assert (again.version, again.scores) == (1, {"r2": 0.5})  # scores are no part of it, and the newest are right
+    assert registry.register("double", linear(), samples=SAMPLES, lineage={"seed": 1}) == again
     assert registry.register("double", linear(), samples=SAMPLES, lineage={"seed": 2}).version == 2
     assert registry.register("double", linear(), lineage={"seed": 2}).version == 3
     assert registry.register("double", linear(3.0), lineage={"seed": 2}).version == 4

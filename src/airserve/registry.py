@@ -113,7 +113,8 @@ class Registry:
     ) -> Model:
         """A graph and what is known of it, as a version: the next one, or `version` for a variant of an earlier Model.
 
-        All or nothing. The same graph, samples and lineage under the same name and variant are the same version.
+        All or nothing. The same graph, samples and lineage under the same name and variant are the same version, which
+        gets the scores.
         A variant made again replaces the one of its version; an fp32 graph of a version never changes.
         Raises `ModelError` when the graph is not ONNX or holds what cannot be served, the samples are none, a name is
         not usable or the disk is full.
@@ -161,6 +162,9 @@ class Registry:
         if version is None:
             for known in connection.execute(sql.select(c.version, c.lineage).where(same).order_by(c.version.desc())):
                 if known.lineage == row["lineage"]:
+                    if row["scores"]:  # found anew, perhaps otherwise than then
+                        again = MODELS.update().where(same, c.version == known.version)
+                        connection.execute(again.values(scores=row["scores"]))
                     return int(known.version)
             latest = connection.scalar(sql.select(sql.func.max(c.version)).where(c.name == row["name"]))
             version = (latest or 0) + 1

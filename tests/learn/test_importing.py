@@ -45,6 +45,25 @@ def speller(path: Path) -> Path:
     return path
 
 
+def labeller(path: Path) -> Path:
+    """The class as an integer, then what it is of, as a classifier of skl2onnx answers with zipmap False."""
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Softmax", ["x"], ["p"]),
+    ]
+    sides = [
+        helper.make_tensor_value_info(name, kind, ["n", 4][:axes])
+        for name, kind, axes in (
+            ("x", TensorProto.FLOAT, 2),
+            ("label", TensorProto.INT64, 1),
+            ("p", TensorProto.FLOAT, 2),
+        )
+    ]
+    graph = helper.make_graph(nodes, "labeller", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 def zipped(path: Path) -> Path:
     """Probabilities by class, as a classifier of skl2onnx answers unless it is told zipmap False."""
     node = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])
@@ -77,6 +96,13 @@ def test_labels_give_an_accuracy(tmp_path: Path, registry: Registry) -> None:
     assert model.samples_path is not None
     assert load_samples(model.samples_path).calibration == 10
     assert import_model(str(tmp_path / "theirs.onnx"), "theirs", file, registry=registry) == model
+
+
+def test_a_class_that_is_said_as_an_integer_is_one(tmp_path: Path, registry: Registry) -> None:
+    path, labels = str(labeller(tmp_path / "labeller.onnx")), INPUTS.argmax(1)
+    labels[10:20] = (labels[10:20] + 1) % 4
+    file = samples(tmp_path / "labels.npz", labels=labels)
+    assert import_model(path, "labeller", file, registry=registry).scores == {"accuracy": 0.75}
 
 
 def test_without_labels_it_agrees_and_without_samples_it_has_no_score(tmp_path: Path, registry: Registry) -> None:
