@@ -167,6 +167,28 @@ def test_a_file_that_holds_no_samples_is_one_sentence(tmp_path: Path) -> None:
             load_samples(tmp_path / name)
 
 
+def test_a_third_of_the_rows_calibrate_where_the_file_does_not_say(tmp_path: Path) -> None:
+    for rows, calibration in ((1, 0), (10, 3), (900, 200)):
+        np.savez(tmp_path / "rows.npz", inputs=np.zeros((rows, 2)))
+        assert load_samples(tmp_path / "rows.npz").calibration == calibration
+    for stated in (0, 4, np.array([4]), 4.0, np.uint8(10)):
+        np.savez(tmp_path / "rows.npz", inputs=np.zeros((10, 2)), calibration=stated)
+        assert load_samples(tmp_path / "rows.npz").calibration == np.asarray(stated).item()
+
+
+@pytest.mark.parametrize("stated", [-5, 0.5, 11, np.nan, np.inf, "half", True, np.arange(3), np.zeros(0)])
+def test_a_calibration_that_is_no_number_of_rows_is_one_sentence(stated: object, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", inputs=np.zeros((10, 2)), calibration=stated)
+    with pytest.raises(ModelError, match=r"^rows\.npz: `calibration` is .*; it is how many of the 10 rows calibrate"):
+        load_samples(tmp_path / "rows.npz")
+
+
+def test_one_number_is_no_rows(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", inputs=3)
+    with pytest.raises(ModelError, match=r"^rows\.npz has one number as `inputs`"):
+        load_samples(tmp_path / "rows.npz")
+
+
 def test_pictures_are_decoded() -> None:
     data, pixels = picture()
     np.testing.assert_array_equal(decode_jpeg([np.array([data, data], object)])[0], np.stack([pixels, pixels]))

@@ -29,6 +29,8 @@ ENGINE_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # numpy has none of its own: the upper half of a float32
 BFLOAT16_ELEMENT = 16  # onnx.TensorProto.BFLOAT16
 
+CALIBRATION_ROWS = 200  # of samples that do not say how many calibrate: a third, but no more
+
 NOT_NPZ = (
     OSError,
     ValueError,
@@ -368,7 +370,8 @@ def open_function(function: Function) -> tuple[Signature, Run]:
 def load_samples(path: Path) -> Samples:
     """Samples from an .npz file: `inputs`, or `encoded` bytes with `offsets` and `media`; `labels`, `calibration`.
 
-    Raises `ModelError` when the file holds neither.
+    Where `calibration` is not stated, a third of the rows is for it, at most CALIBRATION_ROWS. Raises `ModelError` when
+    the file holds neither, or no such number.
     """
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -376,15 +379,30 @@ def load_samples(path: Path) -> Samples:
     except NOT_NPZ as error:
         raise ModelError(f"{Path(path).name} is not a samples file (.npz with `inputs`): {str(error)[:80]}.") from None
     labels = data.get("labels")
-    calibration = int(data.get("calibration", 0))
+    stated = data.get("calibration")
     if "encoded" in data:
         flat, at = data["encoded"].tobytes(), data["offsets"]
         encoded = tuple(flat[a:b] for a, b in itertools.pairwise(at))
         pixels = decode_jpeg([np.array(encoded, dtype=object)])[0]
-        return Samples(pixels, labels, calibration, encoded, str(data["media"]))
+        return Samples(pixels, labels, _calibration(stated, len(pixels), path), encoded, str(data["media"]))
     if "inputs" not in data:
         raise ModelError(f"{Path(path).name} has no array named `inputs`; it has {', '.join(data) or 'nothing'}.")
-    return Samples(data["inputs"], labels, calibration)
+    inputs = data["inputs"]
+    if not inputs.ndim:
+        raise ModelError(f"{Path(path).name} has one number as `inputs`; they are an array, its first axis the rows.")
+    return Samples(inputs, labels, _calibration(stated, len(inputs), path))
+
+
+def _calibration(stated: Array | None, rows: int, path: Path) -> int:
+    if stated is None:
+        return min(rows // 3, CALIBRATION_ROWS)
+    if stated.size == 1 and stated.dtype.kind in "iuf" and 0 <= (count := stated.item()) <= rows and count % 1 == 0:
+        return int(count)
+    said = stated.item() if stated.size == 1 else f"an array of shape {list(stated.shape)}"
+    raise ModelError(
+        f"{Path(path).name}: `calibration` is {said!s:.40}; it is how many of the {rows} rows calibrate, the first "
+        "ones, a whole number that leaves some to score on."
+    )
 
 
 def save_samples(samples: Samples, path: Path) -> None:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from airserve.contract import Endpoint
 from airserve.errors import UserError
+from airserve.learn.compression import compress
 from airserve.learn.importing import import_model
 from airserve.model import Engine, Function, Model, Samples, load_samples, save_samples
 from airserve.registry import Registry
@@ -140,6 +141,10 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
     for at in (6, packed.rindex(b"PK\x01\x02") + 8):  # of a file and of the last one in the list: it is encrypted
         packed[at] |= 1
     locked.write_bytes(packed)
+    gap = INPUTS.copy()
+    gap[7, 2] = np.nan
+    strange = INPUTS.argmax(1)
+    strange[9] = 17
     one_hot, words = np.eye(4)[INPUTS.argmax(1)], np.array(["low"] * 50)
     cases = [
         (text, None, r"notes\.onnx cannot be opened as an ONNX model"),
@@ -157,9 +162,19 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
             r"the labels are <U3 of shape \[50\]; give each row the n",
         ),
         (speller(tmp_path / "speller.onnx"), rows, r"speller answers 'y' first, which is bytes, and samples score num"),
-        (good, samples(tmp_path / "wide.npz", np.zeros((9, 5), np.float32)), r"float32 of shape \[9, 5\], but good"),
+        (
+            good,
+            samples(tmp_path / "wide.npz", np.zeros((9, 5), np.float32), calibration=2),
+            r"float32 of shape \[9, 5\], but good",
+        ),
         (good, samples(tmp_path / "bytes.npz", INPUTS.astype(np.uint8)), r"uint8 of shape \[50, 4\], but good"),
         (good, samples(tmp_path / "all.npz", calibration=50), "all 50 samples are for calibration"),
+        (good, samples(tmp_path / "gap.npz", gap), "row 7 of the samples, counted from 0, holds NaN"),
+        (
+            good,
+            samples(tmp_path / "strange.npz", labels=strange),
+            "label of row 9, counted from 0, is 17, but good answers 4 numbers a row, so its classes are 0 to 3",
+        ),
         (good, samples(tmp_path / "short.npz", labels=np.zeros(7, int)), "50 inputs but 7 labels"),
         (classifier(tmp_path / "one.onnx", batch=1), rows, "takes batches of 1 only"),
     ]
@@ -177,6 +192,28 @@ def test_what_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
         import_model("efficientnet-lite0", None, rows, registry=registry)
     assert registry.models() == []
     assert not (registry.home / "models").exists()
+
+
+def test_ones_own_model_is_compressed_with_samples_that_say_no_more_than_inputs(tmp_path: Path) -> None:
+    registry, file = Registry(tmp_path / "home"), tmp_path / "rows.npz"
+    np.savez(file, inputs=INPUTS, labels=INPUTS.argmax(1))
+    mine = import_model(str(classifier(tmp_path / "mine.onnx")), None, file, registry=registry)
+    small = compress(mine, "int8", registry=registry, progress=False)
+    assert (small.lineage["calibration"], small.lineage["scored"], small.lineage["before"]) == (16, 34, 1.0)
+    assert small.scores["accuracy"] > 0.9
+
+
+def test_gaps_are_for_a_graph_that_fills_them(tmp_path: Path, registry: Registry) -> None:
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    fill = {"imputed_value_floats": [0.0], "replaced_value_float": float("nan")}
+    node = helper.make_node("Imputer", ["x"], ["y"], domain="ai.onnx.ml", **fill)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph([node], "filler", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "filler.onnx")
+    gap = INPUTS.copy()
+    gap[7, 2] = np.nan
+    file = samples(tmp_path / "gap.npz", gap, np.nan_to_num(gap).argmax(1))
+    assert import_model(str(tmp_path / "filler.onnx"), None, file, registry=registry).scores == {"accuracy": 1.0}
 
 
 def test_what_no_protocol_carries_is_neither_imported_nor_served(tmp_path: Path) -> None:

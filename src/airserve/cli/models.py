@@ -57,7 +57,13 @@ def import_(
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Its name in the registry.")] = None,
-    samples: Annotated[Path | None, typer.Option(help="An .npz file with `inputs` and, where known, `labels`.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="An .npz file with `inputs` and, where known, `labels`. The first `calibration` rows, a third of them "
+            "up to 200 where it does not say, are for compress; the others score."
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open a file that may run its maker's code: a pickle.")
     ] = False,

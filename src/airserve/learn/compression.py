@@ -46,7 +46,7 @@ def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False,
     if not samples.calibration or not len(held.inputs):
         raise ModelError(
             f"the samples of {model.reference} have {samples.calibration} rows to calibrate and {len(held.inputs)} "
-            "held ones; both are needed: import it again with samples that state `calibration`."
+            "held ones; both are needed: import it again with more samples, or with another number as `calibration`."
         )
     work = 3 * len(held.inputs)  # calibration counts as a third
     with bar(f"{how}: calibrating", work, wanted=progress, stays=True) as done:

@@ -17,7 +17,7 @@ from airserve.catalog import nets, tasks
 from airserve.errors import Unknown, UserError
 from airserve.learn.importers import Given, agree, importers, which
 from airserve.learn.scoring import read
-from airserve.model import Engine, Model, ModelError, Samples, load_samples
+from airserve.model import Array, Engine, Model, ModelError, Samples, load_samples
 from airserve.registry import Registry, check_served
 
 RECIPE = 1  # raise it when a change of this file or of a net would import another Model
@@ -25,6 +25,7 @@ KINDS = (
     "an .onnx file, a .keras file, a .skops file of scikit-learn, FILE.py:FUNCTION that returns a torch module and an "
     "example, a .pt2 program, or a folder with config.json and model.safetensors"
 )
+GAPS = {"Imputer", "IsNaN", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}  # operators for which NaN is a value
 PRETRAINED = {"efficientnet-lite0": "photos", "mtcnn": "photos"}  # net: the task that gives its samples
 
 
@@ -58,17 +59,17 @@ def import_model(
     agree(foreign, engine)
     if held is None and len(foreign.examples) == 1 and foreign.examples[0].dtype != object:
         held = Samples(foreign.examples[0])
+    graph = onnx.load_from_string(foreign.graph)
     lineage = {
         "source": Path(source).name if isinstance(source, str | Path) else type(source).__name__,
         "kind": kind,
-        "opset": {
-            entry.domain or "ai.onnx": entry.version for entry in onnx.load_from_string(foreign.graph).opset_import
-        },
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in graph.opset_import},
         "data": None if held is None else fingerprint(held),
         **foreign.lineage,
         **({"example": "drawn"} if foreign.drawn else {}),
     }
-    scores = {} if held is None else check(engine, foreign.name, held)
+    gaps = any(node.op_type in GAPS for node in graph.graph.node)
+    scores = {} if held is None else check(engine, foreign.name, held, gaps)
     made = samples if isinstance(samples, Path) else held
     return registry.register(name or usable(foreign.name), foreign.graph, samples=made, scores=scores, lineage=lineage)
 
@@ -116,8 +117,11 @@ def fingerprint(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
-    """The score of a graph on samples that it can run. Raises `ModelError` when they are not for this graph."""
+def check(engine: Engine, name: str, samples: Samples, gaps: bool = False) -> dict[str, float]:
+    """The score of a graph on samples that it can run; `gaps`: NaN may be in them.
+
+    Raises `ModelError` when they are not for this graph.
+    """
     signature = engine.signature
     if len(signature.inputs) != 1:
         names = ", ".join(tensor.name for tensor in signature.inputs)
@@ -140,6 +144,8 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
             f"the labels are {samples.labels.dtype} of shape {list(samples.labels.shape)}; give each row the number of "
             "its class, which labels.argmax(1) is where they are one-hot, or one number."
         )
+    if not gaps and rows.dtype.kind == "f" and (row := first(np.isnan(rows))) is not None:
+        raise ModelError(f"row {row} of the samples, counted from 0, holds NaN; leave it out, or fill the gap.")
     held = samples.held()
     if not len(held.inputs):
         raise ModelError(f"all {len(rows)} samples are for calibration; some must be held to score on.")
@@ -156,8 +162,21 @@ def check(engine: Engine, name: str, samples: Samples) -> dict[str, float]:
         raise ModelError(f"{name} answers a row differently in a batch of two; its batch axis is not free.")
     if held.labels is None:
         return {"agreement": 1.0}
+    if (classes := together[0].size) > 1:
+        labels = np.asarray(samples.labels, np.float64).reshape(-1)
+        if (row := first(~np.isin(labels, np.arange(classes)))) is not None:
+            raise ModelError(
+                f"the label of row {row}, counted from 0, is {labels[row]:g}, but {name} answers {classes} numbers a "
+                f"row, so its classes are 0 to {classes - 1}."
+            )
     metric, score = judge(read(engine, held.inputs), held.labels, labelled=True)
     return {metric: score}
+
+
+def first(wrong: Array) -> int | None:
+    """The first row in which something is wrong."""
+    rows = wrong.reshape(len(wrong), -1).any(axis=1)
+    return int(rows.argmax()) if rows.any() else None
 
 
 def import_pretrained(net: str, *, registry: Registry, name: str | None = None, fresh: bool = False) -> Model:
