@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,7 +19,7 @@ from airserve.model import Engine, Model, ModelError, Samples, Tensor, load_samp
 from airserve.place import measuring, profiling
 from airserve.place.cutting import Scale, cuts, split
 from airserve.place.description import Factory, read
-from airserve.place.measuring import VariantProfile, against_s, halves, measure, timed
+from airserve.place.measuring import VariantProfile, halves, measure, timed, wholes
 from airserve.place.profiling import Lazy, Profile, cut_score, profile
 from airserve.registry import Registry
 
@@ -204,7 +205,50 @@ def test_ratios_outlast_a_noisy_machine(graphs: dict[str, Path], pictures: np.nd
 
         return spin
 
-    assert against_s(run(4e-4), run(2e-4), []) == pytest.approx(2, rel=0.1)  # type: ignore[arg-type]
+    seconds, fp32_s, _ = wholes(run(4e-4), [], run(2e-4), 0.5)  # type: ignore[arg-type]
+    assert fp32_s == 0.5
+    assert np.median(seconds) == pytest.approx(1, rel=0.1)
+
+
+def test_rounds_that_differ_are_noted(known: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ratio is that of the middle round, whichever was the quietest."""
+    rounds = iter([[np.array([one]), np.array([other])] for one, other in ((6.0, 2.0), (3.0, 2.0), (8.0, 1.0))])
+    monkeypatch.setattr(measuring, "timed_in_turn", lambda *_: next(rounds))
+    assert wholes(Engine.run, [], Engine.run, 0.5) == (np.array([1.5]), 0.5, 8 / 1.5)  # type: ignore[arg-type]
+    one = known.of("digits")
+    fp32, int8 = one.variants
+    calm, busy = replace(fp32, rounds_differ=1.5), replace(int8, rounds_differ=8 / 1.5)
+    rows = Profile((replace(one, variants=(calm, busy)),)).plain()["ways"]
+    notes = {(row["variant"], row["cut"]): row["note"] for row in rows if row["note"]}
+    assert notes == {("int8", "none"): "this machine was busy: two rounds differ 5.3 times; profile again with --fresh"}
+
+
+def test_a_variant_takes_as_many_times_fp32s_seconds_as_is_said(known: Profile) -> None:
+    fp32, int8 = known.of("digits").variants
+    medians = [float(np.median(variant.way("none").head_s)) for variant in (fp32, int8)]
+    assert (fp32.against, int8.against) == (1, pytest.approx(medians[1] / medians[0]))
+    assert fp32.fp32_s == int8.fp32_s == pytest.approx(medians[0])
+    assert np.median(int8.way("input", "raw").tail_s) == pytest.approx(medians[1])
+
+
+def test_variants_stand_on_the_fp32_that_is_kept(registry: Registry, tmp_path: Path) -> None:
+    """Where fp32 was measured again and its variants were not, they are."""
+    factory = described(tmp_path, "digits")
+    model = registry.get("digits")
+    key = f"profile/{profiling._content(model, model)}"
+    kept = registry.kept(key)
+    registry.keep(key, {**kept, "fp32_s": 2 * kept["fp32_s"]})
+    try:
+        fp32, int8 = profile(factory, registry=registry, progress=False).of("digits").variants
+        assert fp32.fp32_s == int8.fp32_s == 2 * kept["fp32_s"]
+    finally:
+        registry.keep(key, kept)
+
+
+def test_scores_have_four_digits(known: Profile) -> None:
+    one = known.of("digits")
+    (row, *_) = Profile((replace(one, variants=(replace(one.variants[0], score=35 / 36),)),)).plain()["ways"]
+    assert row["score"] == 0.9722
 
 
 def test_sleep_is_not_compute() -> None:

@@ -25,6 +25,7 @@ DISTURBED = 1.5  # of the quickest tenth: beyond it somebody else had the core's
 CHANNEL_VALUES = (
     4000  # of a channel in the calibration rows: with fewer its range is unknown, and the tensor's is taken
 )
+ROUNDS = 3  # of the runs of a whole
 APART_S = 0.01  # between runs of a whole, as requests come: back to back a small graph takes a third of that
 SIZED_ROWS = 16  # rows of samples whose bytes are measured at a cut
 SCORED_ROWS = 1000  # of samples, at most, behind a score
@@ -67,17 +68,24 @@ class VariantProfile:
     score: float | None
     before: float | None
     scored: int
-    against: float = 1.0  # seconds of the whole by those of fp32, run in turn
+    against: float = 1.0  # seconds of the whole by those of fp32, run in turn: the same that stand in `ways`
+    fp32_s: float = 0.0  # median of fp32's whole, on which all seconds stand
+    rounds_differ: float = 1.0  # how many times: the slowest of the rounds of the whole by the quickest
 
     def way(self, cut: str, encoding: str = "") -> Way:
         return next(way for way in self.ways if way.cut == cut and encoding in ("", way.encoding))
 
 
 def measure(
-    model: Model, parent: Model, samples: Samples | None, step: Callable[[int, int, str], None] = lambda *_: None
+    model: Model,
+    parent: Model,
+    samples: Samples | None,
+    step: Callable[[int, int, str], None] = lambda *_: None,
+    fp32_s: float | None = None,
 ) -> VariantProfile:
     """The profile of one variant; `parent` is its fp32 Model, which gives the answers where there are no labels.
 
+    `fp32_s` are the seconds in the parent's profile, to which those of a variant are in proportion.
     Raises `ModelError` where the graph does not run on its samples.
     """
     graph = read(model.path)
@@ -94,7 +102,8 @@ def measure(
         for answer in answers
     ]  # fmt: skip
     nothing = np.zeros(0)
-    whole_s = min((timed(engine.run, rows[0], APART_S) for _ in range(2)), key=np.median)
+    beside = None if model.reference == parent.reference else Engine(parent.path).run
+    whole_s, fp32_s, differ = wholes(engine.run, rows[0], beside, fp32_s)
     ways = [Way("none", "", None, None, nothing, nothing, nothing, nothing, 0.0, 0.0, 0.0)]
     raw = [list(zip(model.signature.inputs, row, strict=True)) for row in rows]
     sent = _sent(model, raw, answers[0], samples is not None)
@@ -122,13 +131,24 @@ def measure(
             sent = _sent(model, [[(named, scale.encode(x))] for x in tensors[i]], answers[0], True)
             scaled = Way(cut.name, "int8", cut, scale, head_s, tail_s, **sent)
             ways.append(replace(scaled, head_mb=head_mb, tail_mb=tail_mb))
-    against = 1.0 if model.digest == parent.digest else against_s(engine.run, Engine(parent.path).run, rows[0])
+    against = float(np.median(whole_s)) / fp32_s
     by_cut = {cut.name: tensors[i][0] for i, cut in enumerate(found)}
     ways = [_in_seconds(way, whole_s, by_cut.get(way.cut)) for way in ways]
     metric, score, before, scored = measured_score(model, parent, engine, samples)
     memory_mb = (model.path.stat().st_size + working) / 1e6
     return VariantProfile(
-        model.reference, model.variant, tuple(ways), np.array(down), memory_mb, metric, score, before, scored, against
+        reference=model.reference,
+        variant=model.variant,
+        ways=tuple(ways),
+        bytes_down=np.array(down),
+        memory_mb=memory_mb,
+        metric=metric,
+        score=score,
+        before=before,
+        scored=scored,
+        against=against,
+        fp32_s=fp32_s,
+        rounds_differ=differ,
     )
 
 
@@ -170,7 +190,7 @@ def timed_in_turn(
     seconds = np.empty((RUNS[1], len(runs)))
     for run, inputs in [*runs, *runs]:
         run(inputs)
-    ends = time.perf_counter() + RUN_FOR_S + RUNS[0] * apart_s
+    ends = time.perf_counter() + RUN_FOR_S + RUNS[0] * apart_s * len(runs)
     done = 0
     while done < RUNS[0] or (done < RUNS[1] and time.perf_counter() < ends):
         for k, (run, inputs) in enumerate(runs):
@@ -181,13 +201,32 @@ def timed_in_turn(
             disturbed = alone[k] and t1 - t0 > UNDISTURBED * (c1 - c0) + 2e-5
             seconds[done, k] = c1 - c0 if disturbed else t1 - t0
         done += 1
-    return [one[one <= DISTURBED * np.quantile(one, 0.1)] for one in seconds[:done].T]
+    return [quick(one) for one in seconds[:done].T]
 
 
-def against_s(run: Run, other: Run, inputs: Sequence[Array]) -> float:
-    """How many times the seconds of `other` a graph takes, from runs in turn."""
-    ours, theirs = timed_in_turn([(run, inputs), (other, inputs)])
-    return float(np.median(ours) / np.median(theirs))
+def quick(seconds: Array) -> Array:
+    """Those that take not far longer than the quickest tenth, whose limit is a run that was.
+
+    >>> quick(np.array([1.0, 1.0] + [100.0] * 18))
+    array([1., 1.])
+    """
+    limit_s = DISTURBED * float(np.quantile(seconds, 0.1, method="lower"))
+    return np.asarray(seconds[seconds <= limit_s])
+
+
+def wholes(run: Run, inputs: Sequence[Array], beside: Run | None, fp32_s: float | None) -> tuple[Array, float, float]:
+    """Seconds of a whole as requests come, fp32's, and how many times two rounds of them differ.
+
+    A variant is run in turn with fp32, `beside`, and takes so many times `fp32_s`, for which the machine may have been
+    slower or quicker then: only their ratio counts, of the middle round. Without it they are those of the quietest.
+    """
+    turns = [(each, inputs) for each in (run, beside) if each is not None]
+    rounds = [timed_in_turn(turns, APART_S) for _ in range(ROUNDS)]
+    found = [float(np.median(each[0])) / (float(np.median(each[1])) if beside else 1.0) for each in rounds]
+    taken = rounds[np.argsort(found)[len(found) // 2 if beside else 0]]
+    beside_s = float(np.median(taken[-1]))
+    stands_on_s = fp32_s or beside_s
+    return taken[0] * (stands_on_s / beside_s), stands_on_s, max(found) / min(found)
 
 
 def scaling_s(cut: Cut, scale: Scale, x: Array) -> tuple[float, float]:

@@ -21,7 +21,8 @@ from airserve.place.measuring import VariantProfile, Way, decode_s, halves, meas
 from airserve.progress import bar
 from airserve.registry import Registry
 
-RECIPE = 4  # of measuring: raise it when figures that are kept no longer compare
+BUSY = 1.5  # times: where two rounds of one graph differ by more, somebody else had the machine
+RECIPE = 5  # of measuring: raise it when figures that are kept no longer compare
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ModelProfile:
 class Profile:
     """The profiles of a description's models."""
 
-    COLUMNS: ClassVar = ["model", "variant", "cut", "encoding", "kB up", "zstd", "head ms", "tail ms", "score"]
+    COLUMNS: ClassVar = ["model", "variant", "cut", "encoding", "kB up", "zstd", "head ms", "tail ms", "score", "note"]
     ENGINE_COLUMNS: ClassVar = ["model", "variant", "engine", "ms", "error", "score drop", "chosen"]
     models: tuple[ModelProfile, ...]
 
@@ -81,7 +82,8 @@ class Profile:
                 _kilo(way.packed_up),
                 _milli(way.head_s),
                 _milli(way.tail_s),
-                variant.score if way.encoding != "int8" else None,
+                None if way.encoding == "int8" or variant.score is None else round(variant.score, 4),
+                _note(variant) if way.cut == "none" else "",
             ]
             for one in self.models
             for variant in one.variants
@@ -107,8 +109,9 @@ def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progre
             for variant in variants:
                 key = f"profile/{_content(variant, model)}"
                 kept = None if fresh else registry.kept(key)
-                if kept is None:
-                    kept = to_plain(measure(variant, model, samples.read(), done.to))
+                fp32_s = made[0].fp32_s if made else None
+                if kept is None or fp32_s not in (None, kept["fp32_s"]):  # fp32 was measured again meanwhile
+                    kept = to_plain(measure(variant, model, samples.read(), done.to, fp32_s))
                     registry.keep(key, kept)
                 made.append(replace(from_plain(VariantProfile, kept), reference=variant.reference))
                 timed = choose(variant, model, samples.read, registry=registry, fresh=fresh)
@@ -171,6 +174,12 @@ def _content(model: Model, parent: Model) -> str:
     samples = parent.samples_path.stem if parent.samples_path else "none"
     parts = (RECIPE, model.digest, parent.digest, samples, onnxruntime.__version__, machine())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _note(variant: VariantProfile) -> str:
+    if variant.rounds_differ <= BUSY:
+        return ""
+    return f"this machine was busy: two rounds differ {variant.rounds_differ:.1f} times; profile again with --fresh"
 
 
 def _kilo(values: Array) -> float | None:
