@@ -1,5 +1,6 @@
 """The registry: versions, aliases, atomicity, and several processes at once."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -170,8 +171,41 @@ def test_what_a_failed_registration_wrote_goes_while_nobody_else_can_write(
 
 def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"something else " * 500)
-    with pytest.raises(ModelError, match=r"^the registry in \S+ cannot be written: file is not a database; nothing"):
+    with pytest.raises(ModelError, match=r"^the registry \S+registry\.db cannot be read: file is not a database; rest"):
         Registry(tmp_path)
+    (tmp_path / "registry.db").unlink()
+    model = Registry(tmp_path).register("double", linear())
+    whole = (tmp_path / "registry.db").read_bytes()
+    (tmp_path / "registry.db").write_bytes(whole[:4096] + b"?" * (len(whole) - 4096))
+    with pytest.raises(ModelError, match=r"cannot be read: database disk image is malformed; restore it"):
+        Registry(tmp_path).get(model.name)
+
+
+def test_a_registry_that_may_not_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image of a container: not a file may be made in the folder, nor one be changed."""
+    home = tmp_path / "read only? 100 %"
+    made = Registry(home)
+    model = made.register("double", linear(), samples=SAMPLES, alias="live")
+    made.keep("fact", [1, 2])
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    before = {path: path.stat().st_mtime_ns for path in [home, *home.rglob("*")]}
+    registry = Registry(home)
+    assert registry.get("double@live") == model
+    assert (registry.models(), registry.aliases(model), registry.kept("fact")) == ([model], ["live"], [1, 2])
+    with pytest.raises(ModelError, match=r"cannot be written: attempt to write a readonly database; nothing was kept"):
+        registry.register("triple", linear(3.0))
+    assert {path: path.stat().st_mtime_ns for path in [home, *home.rglob("*")]} == before
+    with pytest.raises(ModelError, match=r"the registry in \S+ cannot be written: unable to open database file"):
+        Registry(tmp_path / "empty")
+
+
+def test_a_registry_that_is_there_is_opened_without_a_write_lock(tmp_path: Path) -> None:
+    model = Registry(tmp_path).register("double", linear())
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert Registry(tmp_path).get("double") == model
+        other.rollback()
 
 
 def test_a_file_that_is_not_onnx_is_named(registry: Registry, tmp_path: Path) -> None:

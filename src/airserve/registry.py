@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
+from urllib.parse import quote
 
 import sqlalchemy as sql
 from sqlalchemy import event
@@ -21,6 +24,7 @@ from airserve.errors import UserError
 from airserve.model import Engine, Model, ModelError, Samples, Signature, load_samples, save_samples, unserved
 from airserve.tensors import DATATYPE
 
+FILE = "registry.db"
 BUSY_MS = 30_000  # how long a process waits for another one's write
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -70,7 +74,8 @@ class NotRegistered(UserError, LookupError):
 class Registry:
     """Models and measured facts in one folder, which several processes may use at once.
 
-    The folder is the one given, else `home()`. It can be moved as a whole.
+    The folder is the one given, else `home()`. It can be moved as a whole. One that may not be written is read. Raises
+    `ModelError` where it can be neither read nor made.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -82,12 +87,32 @@ class Registry:
                 f"the registry's folder {self.home} cannot be made: {error.strerror}; set AIRSERVE_HOME."
             ) from None
         # No pool: a connection costs 0.1 ms, and none is left open across a fork.
-        self._database = sql.create_engine(f"sqlite:///{self.home / 'registry.db'}", poolclass=NullPool)
+        self._database = sql.create_engine("sqlite://", creator=partial(_open, self.home), poolclass=NullPool)
         self._writer = self._database.execution_options(writes=True)
-        event.listen(self._database, "connect", _connected)
         event.listen(self._database, "begin", _begin)
-        with self._writing() as connection:
-            tables.create_all(connection)
+        if not self._made():
+            with self._writing() as connection:
+                tables.create_all(connection)
+
+    def _made(self) -> bool:
+        """Whether all tables are there: to make them takes the write lock, or cannot be done."""
+        if not (self.home / FILE).is_file():
+            return False
+        with self._reading() as connection:
+            there = connection.scalars(sql.text("SELECT name FROM sqlite_master WHERE type = 'table'"))
+            return set(tables.tables) <= set(there)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sql.Connection]:
+        """A transaction that reads. Raises `ModelError` where the file cannot be read or is none."""
+        try:
+            with self._database.connect() as connection:
+                yield connection
+        except sql.exc.DatabaseError as error:
+            raise ModelError(
+                f"the registry {self.home / FILE} cannot be read: {error.orig}; restore it from a copy, or set "
+                "AIRSERVE_HOME to another folder."
+            ) from None
 
     @contextmanager
     def _writing(self) -> Iterator[sql.Connection]:
@@ -186,7 +211,7 @@ class Registry:
         rest, _, variant = reference.partition("/")
         name, _, which = rest.partition("@")
         c = MODELS.c
-        with self._database.connect() as connection:
+        with self._reading() as connection:
             known = connection.execute(
                 sql.select(c.version, c.variant).where(c.name == name).order_by(c.version, c.variant)
             ).all()
@@ -252,7 +277,7 @@ class Registry:
     def aliases(self, model: Model) -> list[str]:
         """What `name@...` may be called to mean this Model's version."""
         c = ALIASES.c
-        with self._database.connect() as connection:
+        with self._reading() as connection:
             wanted = sql.select(c.alias).where(c.name == model.name, c.version == model.version).order_by(c.alias)
             return list(connection.scalars(wanted))
 
@@ -265,7 +290,7 @@ class Registry:
 
     def kept(self, key: str) -> Any | None:
         """The fact kept under a key, or None."""
-        with self._database.connect() as connection:
+        with self._reading() as connection:
             return connection.scalar(sql.select(FACTS.c.value).where(FACTS.c.key == key))
 
     def store(self, data: bytes, suffix: str = "") -> Path:
@@ -280,7 +305,7 @@ class Registry:
     def _where(self, condition: sql.ColumnElement[bool]) -> list[Model]:
         c = MODELS.c
         order = (c.name, c.version.desc(), sql.case((c.variant == "fp32", 0), else_=1), c.id)
-        with self._database.connect() as connection:
+        with self._reading() as connection:
             return [
                 self._model(row) for row in connection.execute(sql.select(MODELS).where(condition).order_by(*order))
             ]
@@ -306,11 +331,22 @@ def check_served(name: str, signature: Signature) -> None:
             raise ModelError(f"{name} cannot be registered: {unserved(tensor)}.")
 
 
-def _connected(connection: Any, _record: Any) -> None:
+def _open(home: Path) -> sqlite3.Connection:
+    """A connection, which only reads where the folder may not be written, as in the image of a container.
+
+    SQLite needs files of its own beside the database even to read it, unless it is told that nobody writes: so it is
+    where no writer has left any.
+    """
+    file = home / FILE
+    writable = os.access(home, os.W_OK)
+    alone = not file.with_name(f"{FILE}-wal").exists()
+    query = "" if writable else f"?mode=ro&immutable={int(alone)}"
+    connection = sqlite3.connect(f"file:{quote(str(file))}{query}", uri=True, check_same_thread=False)
     connection.isolation_level = None  # we say BEGIN: the driver's own would come too late for a write lock
     connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+    if writable and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         connection.execute("PRAGMA journal_mode=WAL")
+    return connection
 
 
 def _begin(connection: sql.Connection) -> None:
