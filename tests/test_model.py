@@ -129,6 +129,8 @@ def test_what_is_no_graph_is_one_sentence(data: bytes, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ModelError, match=r"^odd\.onnx cannot be opened as an ONNX model: .*\.$"):
         Engine(path)
+    with pytest.raises(ModelError, match=r"^none\.onnx cannot be opened as an ONNX model: there is no such file\.$"):
+        Engine(tmp_path / "none.onnx")
     with pytest.raises(ModelError, match=r"^these bytes cannot be opened as an ONNX model"):
         Engine(data)
 
@@ -162,9 +164,11 @@ def test_a_file_that_holds_no_samples_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("inputs: 3")
     np.savez(tmp_path / "objects.npz", inputs=np.array([{}], object), allow_pickle=True)
-    for name in ("array.npy", "empty.npz", "text.npz", "objects.npz", "none.npz"):
+    for name in ("array.npy", "empty.npz", "text.npz", "objects.npz"):
         with pytest.raises(ModelError, match=f"^{name} is not a samples file"):
             load_samples(tmp_path / name)
+    with pytest.raises(ModelError, match=r"^there is no file \S+/none\.npz; give the path of samples"):
+        load_samples(tmp_path / "none.npz")
 
 
 def test_a_third_of_the_rows_calibrate_where_the_file_does_not_say(tmp_path: Path) -> None:

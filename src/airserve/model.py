@@ -211,7 +211,9 @@ class Engine:
             self.session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             what = "these bytes" if isinstance(source, bytes) else Path(source).name
-            reason = str(error).strip().splitlines()[0].split(" : ")[-1][:160]
+            reason = str(error).strip().splitlines()[0].split(" : ")[-1][:160].rstrip(".")
+            if not isinstance(source, bytes) and not Path(source).exists():
+                reason = "there is no such file"
             raise ModelError(f"{what} cannot be opened as an ONNX model: {reason}.") from None
         self.signature = Signature(_tensors(self.session.get_inputs()), _tensors(self.session.get_outputs()))
         # `run` of the Python class looks at names and owners again, a quarter of a small model's time; what it wraps
@@ -376,6 +378,8 @@ def load_samples(path: Path) -> Samples:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             data = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {path}; give the path of samples, an .npz file with `inputs`.") from None
     except NOT_NPZ as error:
         raise ModelError(f"{Path(path).name} is not a samples file (.npz with `inputs`): {str(error)[:80]}.") from None
     labels = data.get("labels")

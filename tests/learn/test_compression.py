@@ -1,5 +1,6 @@
 """Compression: what a variant is, what it may cost, what it may see, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,10 @@ def test_what_cannot_be_compressed_is_refused(digits: Model, registry: Registry)
     with pytest.raises(UserError, match=r"cannot be quantised: .*; it runs as it is\.$") as caught:
         int8.compress(digits.path, rows)
     assert "\n" not in str(caught.value)
+    lost = registry.register("lost", small.path.read_bytes(), samples=Samples(inputs, None, 2))
+    lost = replace(lost, path=lost.path.with_name("lost.onnx"))
+    with pytest.raises(UserError, match=r"the graph of lost@1/fp32 is gone: there is no file \S+/lost\.onnx; make"):
+        compress(lost, "int8", registry=registry, progress=False, fresh=True)
     twice = registry.register("twice", small.path, samples=Samples(inputs, None, 2))
     with pytest.raises(UserError, match="is quantised already"):
         compress(twice, "int8", registry=registry, progress=False)

@@ -17,6 +17,7 @@ from airserve.errors import UserError
 from airserve.learn import computing, distributing
 from airserve.learn.computing import fastest
 from airserve.learn.training import train
+from airserve.model import Model
 from airserve.registry import Registry
 
 SCRIPT = '''
@@ -166,6 +167,16 @@ def test_threads_are_chosen_by_their_time(monkeypatch: pytest.MonkeyPatch) -> No
         best, found_ms = fastest(step, most=2)
         assert (best, found_ms) == (wanted, {key: value * 1e3 for key, value in cost_s.items()})
     assert torch.get_num_threads() == before
+
+
+def test_a_number_of_threads_or_devices_that_is_none_is_refused_though_the_model_is_known(perceptron: Model) -> None:
+    registry = Registry(perceptron.path.parent.parent)
+    assert train("mlp", "digits", registry=registry, progress=False, threads="2") == perceptron
+    for threads in ("x", "0", -1):
+        with pytest.raises(UserError, match=f"threads={threads} is neither a number from 1 nor auto"):
+            train("mlp", "digits", registry=registry, progress=False, threads=threads)
+    with pytest.raises(UserError, match="cannot be divided among 7 processes"):
+        train("mlp", "digits", registry=registry, progress=False, devices=7)
 
 
 def test_threads_are_measured_and_stated(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import requests
 from onnx import numpy_helper
 
 from airserve.contract import to_plain
-from airserve.model import Engine, Runtime, load_samples
+from airserve.model import Engine, ModelError, Runtime, load_samples
 from airserve.place import choosing
 from airserve.place.choosing import Timed
 from airserve.registry import Registry
@@ -105,6 +105,15 @@ def test_a_model_is_opened_as_was_chosen_for_this_machine_and_the_cores_of_a_wor
     assert opened == [1, 1, 4, 4]
     assert Configuration((), workers=2 * most).cores == 1
     assert Configuration((), workers=1).cores == most
+
+
+def test_a_file_of_no_kind_that_is_served_is_not_taken_for_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRSERVE_HOME", str(tmp_path / "home"))
+    (tmp_path / "README.md").write_text("# Read me")
+    with pytest.raises(ModelError, match=r"README\.md is a file of no kind that is served; wanted is an \.onnx or"):
+        offering.offers(str(tmp_path / "README.md"))
+    with pytest.raises(ModelError, match="no model named"):
+        offering.offers("README.txt")
 
 
 def test_the_registry_is_asked_where_it_was_written_and_only_then(tmp_path, graphs, monkeypatch):

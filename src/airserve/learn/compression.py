@@ -41,6 +41,10 @@ def compress(model: Model, how: str, *, registry: Registry, fresh: bool = False,
         if known.lineage.get("recipe") == recipe and not fresh:
             return known
 
+    if not model.path.is_file():
+        raise ModelError(
+            f"the graph of {model.reference} is gone: there is no file {model.path}; make the Model again."
+        )
     samples = load_samples(model.samples_path)
     held = samples.held()
     if not samples.calibration or not len(held.inputs):

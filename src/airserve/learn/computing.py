@@ -25,9 +25,8 @@ def choose_threads(threads: int | str, net: str, prepared: Prepared, answer: str
 
     The steps that are timed change weights that are thrown away. Raises `ModelError` for what is no number.
     """
+    check_threads(threads)
     if threads != "auto":
-        if not str(threads).isdecimal() or int(threads) < 1:
-            raise ModelError(f"threads={threads} is neither a number from 1 nor auto.")
         return int(threads), {}
     name, config, options = read_net(net)
     module = build(name, config, prepared, answer)
@@ -36,6 +35,12 @@ def choose_threads(threads: int | str, net: str, prepared: Prepared, answer: str
     learner.module.train()
     inputs, labels = (part[: config.batch].to(fabric.device) for part in prepared.train)
     return fastest(lambda: take_step(fabric, learner, inputs, labels))
+
+
+def check_threads(threads: int | str) -> None:
+    """Raises `ModelError` for what is no number of threads."""
+    if threads != "auto" and not (str(threads).isdecimal() and int(threads) > 0):
+        raise ModelError(f"threads={threads} is neither a number from 1 nor auto.")
 
 
 def choose_precision(module: nn.Module, options: Options) -> str:

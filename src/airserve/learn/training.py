@@ -22,7 +22,7 @@ try:
     import torch
 
     from airserve.learn.checkpoints import Checkpoint
-    from airserve.learn.computing import choose_precision, choose_threads, launch
+    from airserve.learn.computing import check_threads, choose_precision, choose_threads, launch
     from airserve.learn.curves import draw as draw_curve
     from airserve.learn.distributing import check_devices, spread
     from airserve.learn.exporting import export_all
@@ -54,6 +54,8 @@ def train(
     The test split is touched once, after training. Raises `UserError` for a name, a parameter or data that is not.
     """
     name, config, options = read_net(net)
+    check_threads(threads)  # these two even where the Model is known
+    check_devices(devices, config.batch)
     data = load_task(task)
     recipe = digest(name, config, options, task, data.fingerprint, seed)
     if not fresh and (known := registry.trained(recipe)):
@@ -70,7 +72,6 @@ def train(
             module = build(name, config, prepared, data.answer)
             check_options(name, task, module, prepared, options)
             precision = choose_precision(module, options)
-            check_devices(devices, config.batch)
             games = tasks[task].environment if data.answer == "move" else None
             if games and (devices > 1 or threads == "auto"):
                 raise ModelError(f"{task} is played in one process on one thread; leave devices and threads out.")

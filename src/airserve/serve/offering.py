@@ -95,7 +95,15 @@ def offers(source: str, only: str | None = None, cores: int = 1) -> list[Offer]:
                 else:
                     found.append(Endpoint(_named(name, source), (_model(folder / "model.onnx"),)))
     else:
-        found = [answered(Inquiry(source).answer(), cores)]
+        try:
+            found = [answered(Inquiry(source).answer(), cores)]
+        except ModelError:
+            if not path.is_file():
+                raise
+            raise ModelError(
+                f"{source} is a file of no kind that is served; wanted is an .onnx or .gguf file, a folder that holds "
+                "one, a model of the registry, or what `airserve import` takes."
+            ) from None
     return [offered(endpoint, source) for endpoint in found if only is None or endpoint.name == only]
 
 
