@@ -328,7 +328,7 @@ def check_served(name: str, signature: Signature) -> None:
     """Raises `ModelError` where a protocol carries not all that a graph takes and gives."""
     for tensor in (*signature.inputs, *signature.outputs):
         if tensor.dtype not in DATATYPE:
-            raise ModelError(f"{name} cannot be registered: {unserved(tensor)}.")
+            raise ModelError(f"{name}: {unserved(tensor)}.")
 
 
 def _open(home: Path) -> sqlite3.Connection:

@@ -15,12 +15,12 @@ from PIL import Image
 from airserve import wire
 from airserve.contract import from_plain, to_plain
 from airserve.errors import UserError
-from airserve.model import Engine, Model, ModelError, Samples, Tensor, load_samples
+from airserve.model import Engine, Model, ModelError, Samples, Signature, Tensor, load_samples
 from airserve.place import measuring, profiling
 from airserve.place.cutting import Scale, cuts, split
 from airserve.place.description import Factory, read
 from airserve.place.measuring import VariantProfile, halves, measure, timed, wholes
-from airserve.place.profiling import Lazy, Profile, cut_score, profile
+from airserve.place.profiling import Lazy, Profile, cut_score, profile, resolve
 from airserve.registry import Registry
 
 DESCRIPTION = """
@@ -264,6 +264,15 @@ def test_models_that_are_not_there(registry: Registry, tmp_path: Path) -> None:
         profile(described(tmp_path, "digit"), registry=registry, progress=False)
     with pytest.raises(ModelError, match=r"nowhere\.onnx does not exist"):
         profile(described(tmp_path, "nowhere.onnx"), registry=registry, progress=False)
+
+
+def test_a_model_that_cannot_be_served_is_one_sentence(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    zipped = Signature(model.signature.inputs, (Tensor("z", "seq(map(int64,tensor(float)))", ()),))
+    monkeypatch.setattr(Registry, "get", lambda *_: replace(model, signature=zipped))
+    with pytest.raises(
+        ModelError, match=r"^digits@1/fp32: z is seq\(.*which cannot be served; export it again with opt"
+    ):
+        resolve("digits", Registry(model.path.parent.parent))
 
 
 def test_a_path_is_registered(graphs: dict[str, Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from airserve.place.choosing import Timed, choose, machine
 from airserve.place.description import Factory
 from airserve.place.measuring import VariantProfile, Way, decode_s, halves, measure, measured_score
 from airserve.progress import bar
-from airserve.registry import Registry
+from airserve.registry import Registry, check_served
 
 BUSY = 1.5  # times: where two rounds of one graph differ by more, somebody else had the machine
 RECIPE = 5  # of measuring: raise it when figures that are kept no longer compare
@@ -94,7 +94,7 @@ class Profile:
 def profile(factory: Factory, *, registry: Registry, fresh: bool = False, progress: bool = True) -> Profile:
     """Measure every way to run the models of a description, or remember it; `fresh` measures again.
 
-    Raises `errors.Unknown` for a model that does not exist and `ModelError` for one that cannot be run.
+    Raises `errors.Unknown` for a model that does not exist and `ModelError` for one that cannot be run or served.
     """
     names = list(dict.fromkeys(service.model for service in factory.services if service.model))
     found = []
@@ -155,7 +155,9 @@ def resolve(name: str, registry: Registry) -> Model:
         if not path.is_file():
             raise ModelError(f"{name} does not exist; give the path of an ONNX file or a name of `airserve models`.")
         return registry.register(path.stem, path)
-    return registry.get(name)
+    model = registry.get(name)
+    check_served(model.reference, model.signature)  # it may have been registered before that was looked at
+    return model
 
 
 def cut_score(way: Way, model: Model, parent: Model, samples: Lazy, registry: Registry) -> float:
