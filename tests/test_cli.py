@@ -166,7 +166,7 @@ def test_a_slice_is_booked_or_refused_with_what_could(home):
     """Minima of 20 and 30 % are taken: half of the cell is free, and the devices that it keeps can then be booked."""
     made = json.loads(airserve(home, "admit", FACTORY, "new", "--devices", 10, "--up-mbps", 2, "--json").stdout)
     part = made["capacity"]["up_mbps"] / 100
-    assert made["slice"]["min"] == pytest.approx(20 / part, abs=0.1)
+    assert made["slice"]["min"] == pytest.approx(20 / part, abs=0.4)  # up to a whole PRB of 273
     refused = airserve(home, "admit", FACTORY, "new", "--devices", 1000, "--up-mbps", 2)
     assert refused.returncode == 2
     assert f"50 % are free; 50 % could be booked, for {int(50 * part / 2)} devices." in " ".join(refused.stderr.split())

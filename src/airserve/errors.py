@@ -3,6 +3,7 @@
     UserError                 exit status 2: bad input, nothing done, nothing lost
     ├── model.ModelError          a model or samples that cannot be used as asked
     ├── arrivals.ArrivalError     an arrival law that cannot be followed
+    ├── documents.DocumentError   a text that is no YAML, or has a key twice
     ├── place.DescriptionError    a description that cannot be used
     ├── registry.NotRegistered    a model that the registry does not have
     ├── learn.tasks.TaskError     data that are not on this machine
@@ -14,6 +15,7 @@
     ├── place.PlanError           a pin or a model that no plan can have
     ├── place.DeploymentError     a deployment that cannot be made or does not start
     ├── serve.DriveError          a run that could not be made
+    ├── web.page.PageError        a page that cannot be written
     └── Unknown                   a name that does not exist, with what is near
 
 Every room derives its own from `UserError`; the command line prints the sentence and no traceback.

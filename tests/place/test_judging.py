@@ -178,7 +178,7 @@ def test_room_is_what_the_cell_takes(devices: int, others: list[dict[str, object
             return False
         return True
 
-    most, said = room(Judge(factory, 0), sent(), factory.services[0])
+    most, said = room(Judge(factory, 0), factory.services[0])
     assert stands(most)
     assert not stands(most + 1)
     assert said == "scheduling requests on the PUCCH of cell hall: there are 24 for all its devices"

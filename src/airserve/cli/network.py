@@ -97,11 +97,13 @@ def admit(
     """Book a slice beside those of a description: its share, or what share could be had."""
     from airserve.network.admission import Booking, capacity
     from airserve.network.admission import admit as book
+    from airserve.place.counting import requesters
     from airserve.place.description import read
 
-    network = read(file).network
-    there = capacity(network, seed)
-    made = book(network.slices, name, Booking(devices, up_mbps, down_mbps, dedicated), there)
+    factory = read(file)
+    there = capacity(factory.network, seed, booked=devices)
+    booking, known = Booking(devices, up_mbps, down_mbps, dedicated), requesters(factory.services)
+    made = book(factory.network.slices, name, booking, there, known)
     if as_json:
         return show({"slice": made.model_dump(exclude_unset=True), "capacity": vars(there)})
     out.print(

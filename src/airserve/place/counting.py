@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from airserve import arrivals
 from airserve.contract import Span
 from airserve.network.mac import MacError
 from airserve.network.topology import Network
-from airserve.network.traffic import device_of
+from airserve.network.traffic import Flow, device_of
 from airserve.network.uplink import askers
 from airserve.place.bounds import asked_hz
 from airserve.place.description import Service
@@ -75,7 +75,7 @@ def most_devices(
             return False
         return judge.keeps(said[devices], [service.name])
 
-    most, limit = room(judge, chosen, service)
+    most, limit = room(judge, service)
     low, high = 0, service.devices
     while keeps(high):
         low = high
@@ -90,20 +90,26 @@ def most_devices(
     return low, binding(judge, chosen, service, said[min(said)], said[high], high), _points(service, said)
 
 
-def room(judge: Judge, chosen: Mapping[str, Candidate], service: Service) -> tuple[int, str]:
-    """Devices that a Service can have before any latency is asked about, and what says so.
+def requesters(services: Sequence[Service]) -> int:
+    """Scheduling requests that the devices of these Services hold on the PUCCH.
 
     A device asks for each of its slices apart, and once for all its services in a slice.
     """
+    flows = [Flow(one.name, one.slice, one.devices, one.rate_hz, devices_of=one.devices_of or "") for one in services]
+    slices = (flow.slice for flow in flows for _ in range(flow.devices))
+    return len(set(zip(device_of(flows), slices, strict=True)))
+
+
+def room(judge: Judge, service: Service) -> tuple[int, str]:
+    """Devices that a Service can have before any latency is asked about, and what says so."""
     network = judge.factory.network
     cell = network.cell
     if cell.grant == "configured":
         return MOST, f"nothing up to {MOST} devices"
 
     def asking(devices: int) -> int:
-        flows = flows_of(judge.factory, chosen, devices={service.name: devices})
-        slices = (flow.slice for flow in flows for _ in range(flow.devices))
-        return len(set(zip(device_of(flows), slices, strict=True)))
+        changed = service.model_copy(update={"devices": devices})
+        return requesters([changed if one.name == service.name else one for one in judge.factory.services])
 
     cells = len(network.cell_names)
     there = len(network.station_names) * sum(askers(one) for one in network.carriers)

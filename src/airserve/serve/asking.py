@@ -209,8 +209,9 @@ class Line:
             return
         asked.done_s[request] = now_s
         if value.size and value.dtype != object:
-            asked.answer[request] = answers.read(value[None])[0]
-            asked.numbers = asked.numbers or value.size == 1
+            (read,) = answers.read(value[None])
+            asked.answer[request] = read
+            asked.numbers = asked.numbers or read.dtype.kind == "f"
         asked.timing[request] = answer.headers.get("server-timing", "")
         asked.bytes_at[request] = AirBytes(self._port, (up0, up1), (down0, self._received))
 
