@@ -54,7 +54,7 @@ def described(
         {
             "network": {
                 "cells": [{"name": "hall", "bandwidth_mhz": 10, **({"trps": cells} if cells > 1 else {})}],
-                "slices": [{"name": "control", "min": 4, "max": 10}, {"name": "video", "min": 30}],
+                "slices": [{"name": "control", "min": 5, "max": 10}, {"name": "video", "min": 30}],
                 "sites": [
                     {"name": "sensor", "kind": "device", "speed": min(1.0, speed)},
                     {"name": "mast", "kind": "edge", "cores": 2, "delay_ms": 1},

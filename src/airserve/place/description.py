@@ -17,8 +17,6 @@ from airserve.network.topology import Network, Site
 from airserve.network.traffic import Transport
 from airserve.place.wording import sentence
 
-SLOWEST = 1e-6  # a site's speed
-
 
 class DescriptionError(UserError, ValueError):
     """A description that cannot be used; the message says what, where in the file, and what would be right."""
@@ -120,12 +118,6 @@ class Factory(Description):
         slices = [s.name for s in self.network.slices]
         sites = {s.name: s for s in self.network.sites}
         names = [s.name for s in self.services]
-        for k, place in enumerate(self.network.sites):
-            if place.speed < SLOWEST:
-                raise Misplaced(
-                    f"site {place.name} has speed {place.speed:g}; {SLOWEST:g} at least is wanted",
-                    "network", "sites", k, "speed",
-                )  # fmt: skip
         for k, rule in enumerate(self.network.rules):
             if rule.service is not None:
                 _known("service", rule.service, names, "a rule", "network", "rules", k, "service")
