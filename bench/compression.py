@@ -17,8 +17,9 @@ from airserve.learn.compression import compress
 from airserve.learn.importing import import_model
 from airserve.learn.scoring import paired_ms
 from airserve.learn.training import train
-from airserve.model import Engine, Model, load_samples
+from airserve.model import Engine, Model
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 FASTER, WORSE = 1.5, 0.005
 ROUNDS, REST_S = 12, 1.5  # neighbours come and go by the second

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from airserve.model import Engine, load_samples
+from airserve.model import Engine
 from airserve.place.cutting import Scale, read, tapped
 from airserve.place.description import Factory
 from airserve.place.description import read as described
@@ -26,6 +26,7 @@ from airserve.place.measuring import halves, measured_score
 from airserve.place.planning import plan
 from airserve.place.profiling import profile, resolve
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 FACTORY = Path(__file__).parents[1] / "examples" / "factory" / "factory.yaml"
 

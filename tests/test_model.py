@@ -19,15 +19,13 @@ from airserve.model import (
     Function,
     Model,
     ModelError,
-    Samples,
     Signature,
     Tensor,
     decode_jpeg,
-    load_samples,
     open_function,
-    save_samples,
     shrink_memory,
 )
+from airserve.samples import Samples, load_samples, save_samples
 
 HIDDEN = 1_000_000
 

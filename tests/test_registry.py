@@ -12,8 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from airserve.model import Engine, ModelError, Samples, load_samples
+from airserve.model import Engine, ModelError
 from airserve.registry import Registry
+from airserve.samples import Samples, load_samples
 
 
 def linear(weight: float = 2.0) -> bytes:

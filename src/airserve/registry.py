@@ -21,7 +21,8 @@ from sqlalchemy.pool import NullPool
 
 from airserve.contract import from_plain, to_plain
 from airserve.errors import UserError
-from airserve.model import Engine, Model, ModelError, Samples, Signature, load_samples, save_samples, unserved
+from airserve.model import Engine, Model, ModelError, Signature, unserved
+from airserve.samples import Samples, load_samples, save_samples
 from airserve.tensors import DATATYPE
 
 FILE = "registry.db"

@@ -10,8 +10,9 @@ import torch
 from airserve.learn.balancing import draw, rare, vary
 from airserve.learn.tasks import Data, TaskError, digits, spam
 from airserve.learn.training import train
-from airserve.model import Engine, load_samples
+from airserve.model import Engine
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 LABELS = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
 

@@ -13,8 +13,9 @@ from airserve.learn.compression import compress
 from airserve.learn.compressors import int8
 from airserve.learn.exporting import OPSET
 from airserve.learn.scoring import paired_ms, read
-from airserve.model import Array, Engine, Model, Samples, load_samples
+from airserve.model import Array, Engine, Model
 from airserve.registry import Registry
+from airserve.samples import Samples, load_samples
 
 
 def operators(path: Path) -> set[str]:

@@ -18,8 +18,9 @@ os.environ["KERAS_BACKEND"] = "torch"
 from airserve.errors import UserError
 from airserve.learn.importers import Foreign, agree, importers, which
 from airserve.learn.importing import import_model
-from airserve.model import Engine, ModelError, load_samples
+from airserve.model import Engine, ModelError
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 keras = pytest.importorskip("keras")
 pytest.importorskip("skl2onnx")

@@ -13,8 +13,9 @@ from airserve.contract import Endpoint
 from airserve.errors import UserError
 from airserve.learn.compression import compress
 from airserve.learn.importing import import_model
-from airserve.model import Engine, Function, Model, Samples, load_samples, save_samples
+from airserve.model import Engine, Function, Model
 from airserve.registry import Registry
+from airserve.samples import Samples, load_samples, save_samples
 from airserve.serve.served import Served
 
 INPUTS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)

@@ -14,8 +14,9 @@ from airserve.catalog import nets, tasks
 from airserve.learn.nets import Form
 from airserve.learn.reinforcement import JUDGED, SEED_OF_VALIDATION, advantages, episodes, lessons
 from airserve.learn.training import train
-from airserve.model import Engine, Model, load_samples
+from airserve.model import Engine, Model
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 
 def test_advantages_are_their_sum() -> None:

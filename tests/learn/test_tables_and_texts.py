@@ -10,8 +10,9 @@ import pytest
 
 from airserve.learn.tasks import Split, TaskError, adult, movielens, tweets
 from airserve.learn.training import train
-from airserve.model import Engine, load_samples
+from airserve.model import Engine
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 NETS = ["gru,width=16,hidden=16,epochs=3,batch=16,rate=2e-2", "transformer,width=16,layers=1,epochs=3,batch=16"]
 

@@ -20,8 +20,9 @@ from airserve.learn.preparing import Prepared, preprocess
 from airserve.learn.stepping import Learner, take_step
 from airserve.learn.tasks import Baseline, Data, Split, digits
 from airserve.learn.training import train
-from airserve.model import Engine, Model, ModelError, load_samples
+from airserve.model import Engine, Model, ModelError
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 
 def test_a_step_of_softmax_regression_by_hand() -> None:

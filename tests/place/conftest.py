@@ -10,8 +10,9 @@ import pytest
 from numpy.random import Generator, default_rng
 from onnx import TensorProto, helper, numpy_helper
 
-from airserve.model import Engine, Model, Samples
+from airserve.model import Engine, Model
 from airserve.registry import Registry
+from airserve.samples import Samples
 
 CALIBRATION = 20
 

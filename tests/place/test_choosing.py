@@ -7,10 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from airserve.contract import to_plain
-from airserve.model import Runtime, Samples
+from airserve.model import Runtime
 from airserve.place import choosing
 from airserve.place.choosing import Timed, choose, chosen, decided
 from airserve.registry import Registry
+from airserve.samples import Samples
 
 ORT, OV, BF16 = choosing.RUNTIMES
 ORT2, ORT4, OV2 = Runtime(threads=2), Runtime(threads=4), Runtime("openvino", threads=2)

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from airserve.contract import Deployment, Endpoint, Promise, SiteProcess, from_plain, to_plain
 from airserve.errors import Unknown
 from airserve.linux import born
-from airserve.model import Function, Samples
+from airserve.model import Function
 from airserve.network.channels import Channel
 from airserve.place import deployment as place
 from airserve.place.deployment import DeploymentError, down, status, up, wanted
@@ -32,6 +32,7 @@ from airserve.place.sites import RELAY, Unit, units
 from airserve.place.sites.null import NullSite
 from airserve.place.supervisor import Start, Stop, Supervisor, steps
 from airserve.registry import Registry
+from airserve.samples import Samples
 from airserve.serve import driving
 
 pytestmark = pytest.mark.realtime

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.random import Generator, default_rng
 
 from airserve.contract import Readings, Span, from_plain, to_plain
-from airserve.model import Engine, load_samples
+from airserve.model import Engine
 from airserve.network import radio, twin
 from airserve.place.bounds import air_ms, bound, dominates, loads, mean_bps, peak_bits, slots_for
 from airserve.place.candidates import PlanError, Weights, candidates, cost, refusals, too_far
@@ -27,6 +27,7 @@ from airserve.place.planning import digest, known_plan, load, plan, save
 from airserve.place.profiling import Profile, profile
 from airserve.place.searching import Search
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 
 def described(

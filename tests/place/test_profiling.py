@@ -15,13 +15,14 @@ from PIL import Image
 from airserve import wire
 from airserve.contract import from_plain, to_plain
 from airserve.errors import UserError
-from airserve.model import Engine, Model, ModelError, Samples, Signature, Tensor, load_samples
+from airserve.model import Engine, Model, ModelError, Signature, Tensor
 from airserve.place import measuring, profiling
 from airserve.place.cutting import Scale, cuts, split
 from airserve.place.description import Factory, read
 from airserve.place.measuring import VariantProfile, halves, measure, timed, wholes
 from airserve.place.profiling import Lazy, Profile, cut_score, profile, resolve
 from airserve.registry import Registry
+from airserve.samples import Samples, load_samples
 
 DESCRIPTION = """
 network:

@@ -29,7 +29,8 @@ from airserve.contract import (
     Span,
     to_plain,
 )
-from airserve.model import Engine, Function, Samples, Tensor, save_samples
+from airserve.model import Engine, Function, Tensor
+from airserve.samples import Samples, save_samples
 from airserve.serve import driving
 from airserve.serve.asking import Asked, AskError, Voice, ask, schedule
 from airserve.serve.comparing import Score, judge_drop, score

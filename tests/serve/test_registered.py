@@ -15,10 +15,11 @@ import requests
 from onnx import numpy_helper
 
 from airserve.contract import to_plain
-from airserve.model import Engine, ModelError, Runtime, load_samples
+from airserve.model import Engine, ModelError, Runtime
 from airserve.place import choosing
 from airserve.place.choosing import Timed
 from airserve.registry import Registry
+from airserve.samples import load_samples
 from airserve.serve import inquiring, offering
 from airserve.serve.configuration import Configuration
 from airserve.serve.following import REST_S, Follower

@@ -9,9 +9,10 @@ from math import prod
 from airserve.answers import judge
 from airserve.catalog import compressors
 from airserve.learn.scoring import paired_ms, read
-from airserve.model import Engine, Model, ModelError, load_samples
+from airserve.model import Engine, Model, ModelError
 from airserve.progress import bar
 from airserve.registry import Registry
+from airserve.samples import load_samples
 
 RECIPE = 2  # raise it when a change of this file or of a compressor makes another variant
 

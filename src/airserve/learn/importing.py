@@ -17,8 +17,9 @@ from airserve.catalog import nets, tasks
 from airserve.errors import Unknown, UserError
 from airserve.learn.importers import Given, agree, importers, which
 from airserve.learn.scoring import read
-from airserve.model import Array, Engine, Model, ModelError, Samples, load_samples
+from airserve.model import Array, Engine, Model, ModelError
 from airserve.registry import Registry, check_served
+from airserve.samples import Samples, load_samples
 
 RECIPE = 1  # raise it when a change of this file or of a net would import another Model
 KINDS = (

@@ -15,8 +15,9 @@ from airserve.errors import UserError
 from airserve.learn.metrics import recalls
 from airserve.learn.scoring import read
 from airserve.learn.tasks import Baseline, Data
-from airserve.model import Engine, Model, ModelError, Samples
+from airserve.model import Engine, Model, ModelError
 from airserve.registry import Registry
+from airserve.samples import Samples
 
 try:
     import torch

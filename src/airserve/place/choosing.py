@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from airserve.contract import from_plain, to_plain
-from airserve.model import Model, ModelError, Runtime, Samples
+from airserve.model import Model, ModelError, Runtime
 from airserve.registry import Registry
+from airserve.samples import Samples
 
 RUNTIMES = (Runtime(), Runtime("openvino"), Runtime("openvino", "bf16"))  # on one thread; the first is the reference
 WORTH = {"": 0.9, "bf16": 0.75}  # of the reference's seconds, at most

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from airserve import answers, wire
-from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, OpenVino, Run, Samples, Tensor
+from airserve.model import PREPROCESS, Array, Engine, Model, ModelError, OpenVino, Run, Tensor
 from airserve.place.cutting import Cut, Scale, cuts, read, scaling, split, tapped, working_bytes
+from airserve.samples import Samples
 
 RUNS = (12, 64)  # at least and at most, of each graph; the whole is run as often beside every cut
 RUN_FOR_S = 0.1  # how long a graph is run, once it has run often enough

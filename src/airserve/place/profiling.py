@@ -14,12 +14,13 @@ import numpy as np
 import onnxruntime
 
 from airserve.contract import from_plain, to_plain
-from airserve.model import Array, Engine, Model, ModelError, Samples, load_samples
+from airserve.model import Array, Engine, Model, ModelError
 from airserve.place.choosing import Timed, choose, machine
 from airserve.place.description import Factory
 from airserve.place.measuring import VariantProfile, Way, decode_s, halves, measure, measured_score
 from airserve.progress import bar
 from airserve.registry import Registry, check_served
+from airserve.samples import Samples, load_samples
 
 BUSY = 1.5  # times: where two rounds of one graph differ by more, somebody else had the machine
 RECIPE = 5  # of measuring: raise it when figures that are kept no longer compare

@@ -22,7 +22,8 @@ from airserve import answers, arrivals, wire
 from airserve.contract import Asker, Deployment
 from airserve.errors import UserError
 from airserve.linux import wait
-from airserve.model import Array, Samples, Signature, Tensor, load_samples, open_function
+from airserve.model import Array, Signature, Tensor, open_function
+from airserve.samples import Samples, load_samples
 from airserve.serve.connecting import Answer, AnswerReader
 from airserve.tensors import WireError
 from airserve.timing import AirBytes

@@ -10,7 +10,8 @@ from numpy.random import Generator
 
 from airserve import answers
 from airserve.contract import Asker, Word
-from airserve.model import Array, Engine, Samples
+from airserve.model import Array, Engine
+from airserve.samples import Samples
 from airserve.serve.asking import Asked
 
 DRAWS = 400  # of the samples, for the interval of a drop

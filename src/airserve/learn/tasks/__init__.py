@@ -16,7 +16,8 @@ import numpy as np
 
 from airserve.errors import UserError
 from airserve.learn.metrics import ACCURACY, Metric
-from airserve.model import Array, Samples
+from airserve.model import Array
+from airserve.samples import Samples
 
 CALIBRATION = 200  # rows of the validation split that calibrate an int8 variant
 

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from airserve.learn.tasks import TaskError
-from airserve.model import Samples, decode_jpeg
+from airserve.model import decode_jpeg
+from airserve.samples import Samples
 
 SIDE = 224
 CALIBRATION, HELD = 40, 80
