@@ -210,6 +210,25 @@ def test_a_closed_pipe_is_quiet(home):
     assert run.stderr == ""
 
 
+def test_ctrl_c_while_the_commands_are_imported_is_quiet_too(home):
+    text = """
+import builtins, sys
+from airserve.cli.__main__ import main
+
+def interrupted(name, *rest, known=builtins.__import__):
+    if name == "airserve.cli":
+        raise KeyboardInterrupt
+    return known(name, *rest)
+
+builtins.__import__ = interrupted
+sys.argv = ["airserve", "models"]
+main()
+"""
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (130, "")
+    assert run.stderr == "airserve: interrupted; what was started has been stopped.\n"
+
+
 @pytest.mark.parametrize("words", [["schema"], ["simulate", "--seconds", "1"], ["simulate", "--json"], ["--help"]])
 def test_a_closed_pipe_is_no_broken_promise(home, tmp_path, words):
     """Whoever writes into it: rich its tables, typer its help, or Python what is left at the end."""

@@ -119,7 +119,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         for s, c in zip(factory.services, chosen, strict=True)
         if s.promise is not None
     )
-    return World(factory, Plan("", choices, (), (0.0, 0.0), (0.0, 0.0), 0.2, 0, 0.0), registry)
+    return World(factory, Plan("", choices, (0.0, 0.0), (0.0, 0.0), 0.2, 0, 0.0), registry)
 
 
 def free_port() -> int:

@@ -263,6 +263,26 @@ def test_where_all_stay_dead_a_request_has_waited_once_however_often_it_may_be_t
     virtually(run)
 
 
+def test_what_was_under_way_for_long_still_waits_for_its_place_to_come_back():
+    """Three seconds of work that is lost, and a second until the place is there again."""
+    begun = []
+
+    def law(now_s, probe):
+        if probe:
+            return (0.0, ConnectionRefusedError()) if now_s < 4.0 else (0.01, 200)
+        begun.append(now_s)
+        return (3.0, ConnectionResetError()) if len(begun) == 1 else (0.01, 200)
+
+    async def run(loop):
+        one = balancer(loop, [law])
+        assert (await one.send(lambda route: b"", 60.0)).answer.status == 200
+        assert 4.0 <= loop.time() < 4.6
+        one.close()
+        await asyncio.sleep(0)
+
+    virtually(run)
+
+
 def test_a_place_in_reserve_is_asked_only_while_no_other_can_be():
     async def run(loop):
         routes = [Route("h", 0, "near"), replace(Route("h", 1, "far"), weight=0.0)]

@@ -287,17 +287,19 @@ def test_without_labels_the_reference_model_is_right(graphs: dict[str, Path], tm
 
 
 def test_a_drop_is_between_answers_to_the_same_samples(graphs: dict[str, Path], tmp_path: Path) -> None:
-    """The original serves, so nothing falls, whichever rows the run asked and however few; every sample counts once."""
+    """The original serves, so nothing falls, whatever the run asked; a sample counts once, and few have no interval."""
     deployment = alone(graphs, tmp_path, 1)
     asker = replace(deployment.askers[0], reference=str(graphs["whole"]))
     samples = Voice(deployment, asker).samples
     original = Engine(graphs["whole"]).run([samples.inputs])[0].argmax(axis=1)
-    row = np.array([3, 4, 7, 7, 16, 19])
-    asked = Asked(np.arange(6.0), np.zeros(6, int), row, np.zeros(6), np.ones(6), original[row].astype(float))
-    same = score(asker, samples, asked, rng=RNG)
+    few, rows = np.array([3, 4, 7, 7, 16, 19]), np.array([0, 1, 2, 3, 4, 5, 7, 7, 11, 16, 19])
+    for row, interval in ((few, None), (rows, (0.0, 0.0))):
+        n = len(row)
+        asked = Asked(np.arange(n), np.zeros(n, int), row, np.zeros(n), np.ones(n), original[row].astype(float))
+        same = score(asker, samples, asked, rng=RNG)
+        assert (same.drop, same.drop_interval, same.n) == (0.0, interval, n - 1)
     assert samples.labels is not None
-    assert same.value == same.before == pytest.approx(np.mean((original == samples.labels)[[3, 4, 7, 16, 19]]))
-    assert (same.drop, same.drop_interval, same.n) == (0.0, (0.0, 0.0), 5)
+    assert same.value == same.before == pytest.approx(np.mean((original == samples.labels)[np.unique(rows)]))
     asked.answer[:] = 2  # no label: all that the original had right is lost
     lost = score(asker, samples, asked, rng=RNG)
     assert lost.drop == lost.before == same.value
@@ -316,6 +318,8 @@ def test_a_drop_is_between_answers_to_the_same_samples(graphs: dict[str, Path], 
         (0.01, 0.0, (0.0, 0.075), "kept"),  # one of 40 samples: the plan had more of them
         (0.01, None, (0.0, 0.075), "too close to call"),
         (0.01, 0.02, (0.0, 0.075), "too close to call"),
+        (0.01, 0.02, (0.0, 0.0), "too close to call"),  # 40 samples in which none differed; the plan saw that some do
+        (0.01, None, (0.0, 0.0), "kept"),
         (0.01, 0.02, None, "not kept"),  # the run did not ask the original
         (0.01, None, None, None),
     ],

@@ -69,7 +69,7 @@ def planned(chosen: Candidate, ms: float, *runners_up: RunnerUp) -> Plan:
         "look", PROMISE, chosen, ms, (ms - 1, ms + 1), 1.0, True, "the cheapest", runners_up, 9, "uplink",
         ((4, ms, ms - 1, ms + 1), (9, float("inf"), ms, float("inf"))),
     )  # fmt: skip
-    return Plan("digest", (choice,), (), (0.1,), (0.1,), 0.2, 0, 1.0)
+    return Plan("digest", (choice,), (0.1,), (0.1,), 0.2, 0, 1.0)
 
 
 def driven(found: Readings) -> Drive:
@@ -234,7 +234,7 @@ def test_a_run_is_reported_against_its_own_plan(factory: Factory, tmp_path: Path
         of_run(tmp_path)
     save(replace(run, seed=3, plan=digest(tmp_path)), tmp_path)
     assert of_run(tmp_path)["seed"] == 3
-    keep(tmp_path, factory, first)
+    keep(tmp_path, factory, replace(first, seconds=9.0))  # made anew, the same
     assert of_run(tmp_path)["seed"] == 2
 
 
@@ -242,7 +242,7 @@ def test_a_run_is_reported_against_its_own_plan(factory: Factory, tmp_path: Path
     ("file", "says"),
     [
         ("factory.json", r"factory\.json is not a saved description .*airserve up FILE"),
-        ("plan.json", r"plan\.json is not a saved plan .*airserve plan FILE"),
+        ("plan.json", r"plan\.json is not a saved plan .*airserve up FILE"),
         (
             "drive-001.json",
             r"drive-001\.json is not a saved run .*move drive-001\.\* away, or drive again",

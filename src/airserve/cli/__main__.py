@@ -21,7 +21,11 @@ def main() -> None:
         try:
             _run()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it may have been closed
+                sys.stdout.flush()
+    except KeyboardInterrupt:  # while the commands were still being imported; later typer makes an exit of it
+        sys.stderr.write(f"{STOPPED}\n")
+        sys.exit(INTERRUPTED)
     except (BrokenPipeError, SystemExit) as ended:
         if not isinstance(ended, BrokenPipeError) and not isinstance(ended.__context__, BrokenPipeError):
             raise
@@ -45,7 +49,7 @@ def _run() -> None:
             raise
         note.print(STOPPED)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+    except BrokenPipeError:  # as main says
         raise
     except Exception as error:
         if os.environ.get("AIRSERVE_DEBUG"):

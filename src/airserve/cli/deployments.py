@@ -122,12 +122,12 @@ def drive(
     from airserve.registry import home
     from airserve.serve.driving import PLAN
     from airserve.serve.driving import drive as ask
-    from airserve.web.contents import measured
+    from airserve.web.contents import AGAIN, measured
     from airserve.web.words import scored
 
     name = name or only(home())
     deployment, run_dir = load(name, home()), folder(name, home())
-    made = load_plan(run_dir / PLAN)
+    made = load_plan(run_dir / PLAN, AGAIN) if (run_dir / PLAN).exists() else None
     with bar(f"drive {name}", wanted=not as_json) as done:
         ran = ask(deployment, seconds=seconds, seed=seed, run_dir=run_dir, progress=done.to)
     found = measured(deployment, ran, made)

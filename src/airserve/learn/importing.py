@@ -26,7 +26,13 @@ KINDS = (
     "an .onnx file, a .keras file, a .skops file of scikit-learn, FILE.py:FUNCTION that returns a torch module and an "
     "example, a .pt2 program, or a folder with config.json and model.safetensors"
 )
-GAPS = {"Imputer", "IsNaN", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}  # operators for which NaN is a value
+GAPS = {
+    "Imputer",
+    "IsNaN",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
+}  # operators for which NaN is a value
 PRETRAINED = {"efficientnet-lite0": "photos", "mtcnn": "photos"}  # net: the task that gives its samples
 
 

@@ -68,7 +68,7 @@ def capacity(network: Network, seed: int = 0, booked: int = DEVICES, seconds: fl
         mac.offer_all(np.arange(records) % devices, direction, record_bytes, 0.0)
     mac.run(seconds)
     down, up = mac.usage().mbps[0]
-    heard = uplink.askers(cell) if cell.grant == "sr" else MOST_DEVICES
+    heard = uplink.heard(network) if cell.grant == "sr" else MOST_DEVICES
     return Capacity(float(up), float(down), cell.prbs, heard)
 
 

@@ -17,6 +17,7 @@ from airserve.network import frame
 from airserve.network.cell import Cell
 from airserve.network.jit import inner
 from airserve.network.radio import Trace
+from airserve.network.topology import Network
 
 POWER_DBM = 23.0  # of a device, power class 3: TS 38.101-1 6.2.1
 NOISE_FIGURE_DB = 5.0  # of the base station, TR 38.802 Table A.2.1-1
@@ -74,6 +75,11 @@ def askers(cell: Cell) -> int:
     1152
     """
     return len(request_slots(cell)) * cell.sr_resources
+
+
+def heard(network: Network) -> int:
+    """Devices that all cells and carriers of a network have scheduling requests for together."""
+    return len(network.station_names) * sum(askers(one) for one in network.carriers)
 
 
 def too_many(cell: Cell, ues: int) -> str:

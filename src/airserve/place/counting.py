@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from airserve import arrivals
+from airserve.arrivals import ArrivalError
 from airserve.contract import Span
 from airserve.network.mac import MacError
 from airserve.network.topology import Network
-from airserve.network.traffic import Flow, device_of
-from airserve.network.uplink import askers
+from airserve.network.traffic import Flow, TrafficError, device_of
+from airserve.network.uplink import askers, heard
 from airserve.place.bounds import asked_hz
 from airserve.place.description import Service
 from airserve.place.judging import COUNT, Judge, Said, flows_of
@@ -69,7 +70,7 @@ def most_devices(
     def keeps(devices: int) -> bool:
         try:
             said[devices] = count_said(judge, chosen, service, devices)
-        except MacError:
+        except (MacError, ArrivalError, TrafficError):  # no room for so many in a cell, or in a run
             if devices <= service.devices:
                 raise
             return False
@@ -112,7 +113,7 @@ def room(judge: Judge, service: Service) -> tuple[int, str]:
         return requesters([changed if one.name == service.name else one for one in judge.factory.services])
 
     cells = len(network.cell_names)
-    there = len(network.station_names) * sum(askers(one) for one in network.carriers)
+    there = heard(network)
     left = bisect_right(range(1, MOST + 1), there, key=asking)
     if left == MOST:
         return MOST, f"nothing up to {MOST} devices"

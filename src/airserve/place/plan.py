@@ -101,13 +101,13 @@ class Plan:
 
     description: str  # digest of the file planned for
     choices: tuple[Choice, ...]
-    stated: tuple[Stated, ...]
     shares_up: tuple[float, ...]  # of the PRBs, per slice in the network's order
     shares_down: tuple[float, ...]
     headroom: float
     seed: int
     seconds: float  # that planning took
     limits: tuple[str, ...] = ()  # for each Service without a plan: the limit that binds, what would free it
+    stated: tuple[Stated, ...] = ()
 
     @property
     def kept(self) -> bool:

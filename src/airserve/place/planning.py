@@ -27,6 +27,7 @@ from airserve.registry import Registry
 __all__ = ["PlanError", "Weights", "flows", "known_or_planned", "known_plan", "load", "plan", "save"]
 
 HEADROOM = 0.2
+PLANS = 2  # raise it when a saved plan no longer says what one made now would
 WEIGHTS = Weights()
 
 
@@ -62,13 +63,13 @@ def plan(
     return Plan(
         description=digest(factory, registry),
         choices=choices,
-        stated=told.stated(),
         shares_up=told.predicted.shares_up,
         shares_down=told.predicted.shares_down,
         headroom=headroom,
         seed=seed,
         seconds=time.perf_counter() - started,
         limits=limits,
+        stated=told.stated(),
     )
 
 
@@ -85,7 +86,7 @@ def digest(factory: Factory, registry: Registry) -> str:
     ]
     judged_by = sources(Path(twin.__file__).parent), [radio.load(cell).made_by for cell in factory.network.carriers]
     asked = [arrivals.content(service.arrival) for service in factory.services]
-    return hashlib.sha256(repr((factory.model_dump_json(), models, judged_by, asked)).encode()).hexdigest()
+    return hashlib.sha256(repr((PLANS, factory.model_dump_json(), models, judged_by, asked)).encode()).hexdigest()
 
 
 def save(made: Plan, name: str, registry: Registry | None = None) -> Path:
@@ -96,12 +97,12 @@ def save(made: Plan, name: str, registry: Registry | None = None) -> Path:
     return path
 
 
-def load(path: Path) -> Plan:
-    """A Plan that was saved. Raises `PlanError` when the file is not one."""
+def load(path: Path, again: str = "plan again: airserve plan FILE") -> Plan:
+    """A Plan that was saved. Raises `PlanError` when the file is not one; `again` says what to do then."""
     try:
         return from_plain(Plan, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PlanError(f"{path} is not a saved plan ({str(error)[:80]}); plan again: airserve plan FILE.") from None
+        raise PlanError(f"{path} is not a saved plan ({str(error)[:80]}); {again}.") from None
 
 
 def known_plan(factory: Factory, name: str, registry: Registry | None = None) -> Plan | None:

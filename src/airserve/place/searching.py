@@ -138,8 +138,8 @@ class Search:
         return {name: (one, kept[name] and self.judge.keeps(together, [name])) for name, one in now.items()}
 
     def _keepable(self, stated: Service, now: Mapping[str, Candidate]) -> bool:
-        """Whether a Service that states its sizes keeps its promise beside these ways, or those that send least."""
-        least = {one.name: min(self.open[one.name], key=_sent) for one in self.services}
+        """Whether a Service that states its sizes keeps its promise beside these ways, or those that disturb least."""
+        least = {one.name: min(self.open[one.name], key=partial(_load, stated.site)) for one in self.services}
         said = (self.judge.say(ways, self.scale, *self.firm) for ways in (now, least))
         return any(self.judge.keeps(one, [stated.name]) for one in said)
 
@@ -157,6 +157,9 @@ class Search:
         return self.first(service, among)
 
 
-def _sent(candidate: Candidate) -> float:
-    """Bytes of a request and its answer, on average."""
-    return float(candidate.bytes_up.mean() + candidate.bytes_down.mean()) if candidate.site else 0.0
+def _load(site: str | None, candidate: Candidate) -> tuple[float, float]:
+    """What a request asks of all others' air, bytes, and then of a site, seconds; on average."""
+    if not candidate.site:
+        return 0.0, 0.0
+    seconds = float(candidate.site_seconds.mean()) if candidate.site == site else 0.0
+    return float(candidate.bytes_up.mean() + candidate.bytes_down.mean()), seconds

@@ -205,10 +205,12 @@ class Balancer(Generic[Q]):
     async def _persist(self, write: Write[Q], deadline_s: float, tried: list[_Place[Q]]) -> Sent:
         """Ask one place after another until one answers, or there is no time, budget or attempt left."""
         attempt, refused = 0, None
-        patient_s = min(deadline_s, self._clock() + self.manner.patience_s)
+        patience_s = self.manner.patience_s
         while True:
             attempt += 1
-            place = await self._choose(tried, patient_s)
+            begun_s = self._clock()
+            place = await self._choose(tried, min(deadline_s, begun_s + patience_s))
+            patience_s -= self._clock() - begun_s
             tried.append(place)
             try:
                 answer, air = await place.asked.exchange(write(place.route), deadline_s)

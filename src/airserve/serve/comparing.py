@@ -15,6 +15,7 @@ from airserve.samples import Samples
 from airserve.serve.asking import Asked
 
 DRAWS = 400  # of the samples, for the interval of a drop
+LEAST = 10  # samples for an interval: of fewer too many draws are alike
 EQUAL = 1e-9  # drops that differ by no more are the same, as in planning
 
 
@@ -23,7 +24,7 @@ class Score:
     """How right the answers were, by a metric of answers.judge: against labels, else the original Model's answers.
 
     `before` is the original's score on the same samples; `drop_interval` holds `before` less `value` with 95 %. Both
-    are None where the original was not asked.
+    are None where the original was not asked, the interval for fewer samples than `LEAST` as well.
     """
 
     metric: str
@@ -58,6 +59,8 @@ def score(asker: Asker, samples: Samples, asked: Asked, *, rng: Generator) -> Sc
     def before(drawn: Array) -> float:
         return answers.judge(original, wanted, labelled, drawn)[1]
 
+    if len(rows) < LEAST:
+        return Score(metric, value, len(rows), before(once))
     return Score(metric, value, len(rows), before(once), _interval(lambda drawn: before(drawn) - now(drawn), once, rng))
 
 
@@ -94,4 +97,4 @@ def judge_drop(allowed: float | None, planned: float | None, run: Score | None) 
     low, high = run.drop_interval
     if low > allowed + EQUAL:
         return "not kept"
-    return "kept" if by_plan or high <= allowed + EQUAL else "too close to call"
+    return "kept" if by_plan or (planned is None and high <= allowed + EQUAL) else "too close to call"

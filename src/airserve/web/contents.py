@@ -23,6 +23,7 @@ from airserve.serve.comparing import Score, judge_drop
 from airserve.serve.driving import FACTORY, PLAN, Drive, of_plan
 
 PREDICTION_SEED = 1_000_003  # the waterfall's twin run: channel and arrivals that no measured run has
+AGAIN = "start it again: airserve up FILE"
 SHARED = "the MAC and the radio traces' statistics"
 NOT_SHARED = "engine, sockets, processes, arrivals and the seeds of the channel"
 
@@ -82,15 +83,14 @@ def of_run(run_dir: Path) -> dict[str, Any]:
         factory = Factory.model_validate_json((run_dir / FACTORY).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{run_dir / FACTORY} is not a saved description ({str(error).splitlines()[0][:80]}); start it again: "
-            "airserve up FILE."
+            f"{run_dir / FACTORY} is not a saved description ({str(error).splitlines()[0][:80]}); {AGAIN}."
         ) from None
-    return contents(run_dir.name, factory, load_plan(run_dir / PLAN), of_plan(run_dir))
+    return contents(run_dir.name, factory, load_plan(run_dir / PLAN, AGAIN), of_plan(run_dir))
 
 
-def measured(deployment: Deployment, drive: Drive, plan: Plan) -> dict[str, Any]:
-    """What a run measured; of the plan, only what it knew of the scores is held against it."""
-    chosen = {choice.service: choice.chosen for choice in plan.choices}
+def measured(deployment: Deployment, drive: Drive, plan: Plan | None) -> dict[str, Any]:
+    """What a run measured; of the plan, where one was kept, only what it knew of the scores is held against it."""
+    chosen = {choice.service: choice.chosen for choice in plan.choices} if plan else {}
     return {
         "name": deployment.name,
         "valid": drive.valid,
