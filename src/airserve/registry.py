@@ -26,6 +26,7 @@ from airserve.samples import Samples, load_samples, save_samples
 from airserve.tensors import DATATYPE
 
 FILE = "registry.db"
+DAMAGED = "not a database", "malformed"  # in SQLite's words
 BUSY_MS = 30_000  # how long a process waits for another one's write
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -110,9 +111,10 @@ class Registry:
             with self._database.connect() as connection:
                 yield connection
         except sql.exc.DatabaseError as error:
+            damaged = any(words in str(error.orig) for words in DAMAGED)
             raise ModelError(
-                f"the registry {self.home / FILE} cannot be read: {error.orig}; restore it from a copy, or set "
-                "AIRSERVE_HOME to another folder."
+                f"the registry {self.home / FILE} cannot be read: {error.orig}; "
+                f"{'restore it from a copy' if damaged else 'try again'}, or set AIRSERVE_HOME to another folder."
             ) from None
 
     @contextmanager
