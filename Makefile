@@ -45,8 +45,8 @@ BENCHES = training compression twin planning serving fidelity promises  # transp
 bench: $(VENV)/test.stamp data  ## the README's figures, one script each; all run, then the status says if one fell short
 	@short=0; for name in $(BENCHES); do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
 
-bench-serve: $(VENV)/test.stamp  ## the figures of serving: CPU per answer, latency, start, peers; a quiet machine, wrk, 10 minutes
-	@short=0; for name in serving handing latency starting peers/run; do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
+bench-serve: $(VENV)/test.stamp  ## the figures of serving: CPU per answer, latency, start, peers, a soak; a quiet machine, wrk, 20 minutes
+	@short=0; for name in serving handing latency starting peers/run soak; do printf '\033[1m== bench/%s.py\033[0m\n' $$name; $(BIN)/python bench/$$name.py || short=1; done; exit $$short
 
 scores: $(VENV)/test.stamp  ## docs/scores.md: every net on its tasks, trained here; goes on where it stopped
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[learn,scores]'
