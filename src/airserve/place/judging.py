@@ -128,6 +128,7 @@ class Judge:
     def __init__(self, factory: Factory, seed: int, ran: Callable[[], None] = lambda: None) -> None:
         self.factory = factory
         self.promised = [service for service in factory.services if service.promise is not None]
+        self._promised_ms = {one.name: one.promise.latency_ms for one in factory.services if one.promise is not None}
         self.runs = 0
         self._seed = seed
         self._ran = ran
@@ -152,15 +153,13 @@ class Judge:
 
     def keeps(self, said: Said, names: Sequence[str]) -> bool:
         """Whether these services keep their latency."""
-        promises = {s.name: s.promise.latency_ms for s in self.promised if s.promise is not None}
-        return all(said.verdicts[name].value_ms <= promises[name] for name in names)
+        return all(said.verdicts[name].value_ms <= self._promised_ms[name] for name in names)
 
     def search(self, chosen: Mapping[str, Candidate], scale: float, *watched: str) -> Said:
         """A verdict that is quick where it is clear: more runs only where one of `watched` comes near its promise."""
         until_s = self.until_s(1.0)
         first = self.say(chosen, scale, SEARCH, 1, until_s)
-        promises = {s.name: s.promise.latency_ms for s in self.promised if s.promise is not None}
-        near = any(1 / CLEAR < first.verdicts[name].value_ms / promises[name] < CLEAR for name in watched)
+        near = any(1 / CLEAR < first.verdicts[name].value_ms / self._promised_ms[name] < CLEAR for name in watched)
         return self.say(chosen, scale, SEARCH, 3, until_s) if near else first
 
     def say(
